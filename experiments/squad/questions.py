@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import lzma
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def read_json(path: str | Path) -> Any:
         if file.suffix == ".xz":
             raw = lzma.decompress(raw)
         return json.loads(raw)
-    except (lzma.LZMAError, zlib.error, EOFError) as error:
+    except (lzma.LZMAError, EOFError) as error:
         raise SquadFormatError(
             f"{file} is not a whole .xz file ({error}); fetch it again"
         ) from error
@@ -182,10 +181,12 @@ def _tfds_question(record: Mapping[str, Any], where: str) -> Question:
         given = record["answers"]
         pairs = zip(given["answer_start"], given["text"], strict=True)
         answers = tuple(Answer(int(start), _text(text)) for start, text in pairs)
-        fields = [_text(record[name]) for name in ("id", "title", "context", "question")]
+        key, title, context, text = (
+            _text(record[name]) for name in ("id", "title", "context", "question")
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise SquadFormatError(f"{where} is not one of TFDS's 'squad' ({error!r})") from error
-    return Question(*fields, answers)
+    return Question(key, title, context, text, answers)
 
 
 def _text(value: Any) -> str:
