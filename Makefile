@@ -1,0 +1,67 @@
+# All set-up happens by itself, in .venv; only Python >= 3.11 and make are needed.
+#   make demo    train a small network on handwritten digits, prune it, compare (minutes)
+#   make test    the test suite
+#   make lint    style and types          make docs    the documentation, into docs/_build
+#   make bench   the benchmarks           make clean   remove what was made, .venv included
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CANDIDATES := python3.11 python3.12 python3.13 python3 python
+NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+.PHONY: demo test test-all lint format docs bench pins clean
+.DEFAULT_GOAL := test
+
+demo: $(READY)
+	$(BIN)/python experiments/digits.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(READY)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# Pins what the extras need, keeping the versions that are pinned already.
+pins:
+	requirements/pin.sh
+
+# The virtual environment, made again when the dependencies or their pins change.
+$(READY): pyproject.toml requirements/dev.txt
+	@python="$(PYTHON)"; \
+	for name in $(CANDIDATES); do \
+	  [ -n "$$python" ] && break; \
+	  if $$name -c "$(NEW_ENOUGH)" 2> /dev/null; then python=$$name; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: found no Python >= 3.11 with venv among: $(CANDIDATES)" >&2; \
+	  echo "make: install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$python --version); the first time takes minutes."; \
+	[ -x $(BIN)/python ] || $$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find oto_jax experiments tests -name __pycache__ -prune -exec rm -rf {} +
