@@ -2,7 +2,6 @@
 
 import json
 import lzma
-import os
 import string
 import subprocess
 import sys
@@ -16,8 +15,6 @@ from experiments.squad.metric import exact_match, f1, normalize, read_prediction
 from experiments.squad.questions import Answer, Question, SquadFormatError, read_questions
 
 ROOT = Path(__file__).resolve().parents[2]
-SQUAD = Path(os.environ.get("OTO_JAX_DATA", ROOT.parent / "shared" / "data")) / "squad"
-needs_data = pytest.mark.skipif(not SQUAD.is_dir(), reason=f"no SQuAD files in {SQUAD}")
 answers = st.text(st.sampled_from(string.ascii_letters + " .,'-$é\u2013"), max_size=30)
 words = st.lists(st.sampled_from(["the", "a", "An", "broncos", "1990s", "é", "Denver,"]))
 
@@ -27,11 +24,11 @@ def question(*texts: str, key: str = "q") -> Question:
 
 
 def run_score(predictions: Path, questions: Path) -> subprocess.CompletedProcess:
-    script = ["experiments/bert_squad.py", "--score", predictions, "--eval-file", questions]
-    return subprocess.run([sys.executable, *script], cwd=ROOT, capture_output=True, text=True)
+    arguments = ["--score", str(predictions), "--eval-file", str(questions)]
+    script = [sys.executable, "experiments/bert_squad.py", *arguments]
+    return subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("name", "exact", "overlap", "missing", "unknown"),
     [
@@ -39,21 +36,22 @@ def run_score(predictions: Path, questions: Path) -> subprocess.CompletedProcess
         ("logreg", 40.14191106906339, 50.98153647324461, 13, 28),
     ],
 )
-def test_published_scores_to_all_digits(name, exact, overlap, missing, unknown):
+def test_published_scores_to_all_digits(shared_data, name, exact, overlap, missing, unknown):
     result = score(
-        read_predictions(SQUAD / f"dev_predictions_{name}.json.xz"),
-        read_questions(SQUAD / "dev-v1.1.json.xz"),
+        read_predictions(shared_data / "squad" / f"dev_predictions_{name}.json.xz"),
+        read_questions(shared_data / "squad" / "dev-v1.1.json.xz"),
     )
     assert (result.exact_match, result.f1, result.total) == (exact, overlap, 10570)
     assert (result.missing, result.unknown) == (missing, unknown)
 
 
-@needs_data
-def test_command_line_scores_plain_and_compressed_files(tmp_path):
+def test_command_line_scores_plain_and_compressed_files(shared_data, tmp_path):
     plain = tmp_path / "predictions.json"
-    plain.write_bytes(lzma.decompress((SQUAD / "dev_predictions_logreg.json.xz").read_bytes()))
-    for predictions in (plain, SQUAD / "dev_predictions_logreg.json.xz"):
-        done = run_score(predictions, SQUAD / "dev-v1.1.json.xz")
+    plain.write_bytes(
+        lzma.decompress((shared_data / "squad" / "dev_predictions_logreg.json.xz").read_bytes())
+    )
+    for predictions in (plain, shared_data / "squad" / "dev_predictions_logreg.json.xz"):
+        done = run_score(predictions, shared_data / "squad" / "dev-v1.1.json.xz")
         last = json.loads(done.stdout.splitlines()[-1])
         assert (last["exact_match"], last["f1"]) == (40.14191106906339, 50.98153647324461)
         assert "13 questions without a prediction" in done.stdout
