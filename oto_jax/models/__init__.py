@@ -1,0 +1,1 @@
+"""Reference networks in Flax Linen, every width a field."""
