@@ -15,8 +15,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments.errors import ExperimentError
 from experiments.squad.metric import read_predictions, score
-from experiments.squad.questions import SquadFormatError, count_flaws, read_questions
+from experiments.squad.questions import count_flaws, read_questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,5 +56,5 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Config))
-    except (SquadFormatError, FileNotFoundError) as error:
+    except ExperimentError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None

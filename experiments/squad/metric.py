@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .questions import Question, SquadFormatError, read_json
+from experiments.squad.questions import Question, SquadFormatError, read_json
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
@@ -85,7 +85,7 @@ def score(predictions: Mapping[str, str], questions: Sequence[Question]) -> Scor
       ValueError: if there is no question.
 
     Example:
-      >>> from .questions import Answer
+      >>> from experiments.squad.questions import Answer
       >>> question = Question("7", "Tea", "From Assam.", "Where from?", (Answer(5, "Assam"),))
       >>> score({"7": "in Assam"}, [question]).exact_match
       0.0
@@ -118,7 +118,7 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     """A prediction file: a JSON object of question id to answer; ``.xz`` too.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      MissingDataError: if there is no such file.
       SquadFormatError: if it is damaged or is not such an object.
     """
     content = read_json(path)

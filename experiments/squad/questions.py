@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import DamagedDataError, MissingDataError
 
-class SquadFormatError(ValueError):
+
+class SquadFormatError(DamagedDataError):
     """A file or a data set is not SQuAD v1.1, or is damaged."""
 
 
@@ -84,10 +86,12 @@ def read_json(path: str | Path) -> Any:
     """The content of a JSON file, which may be compressed (``.xz``).
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      MissingDataError: if there is no such file.
       SquadFormatError: if it is truncated, damaged or not JSON.
     """
     file = Path(path)
+    if not file.is_file():
+        raise MissingDataError(f"there is no file {file}")
     try:
         raw = file.read_bytes()
         if file.suffix == ".xz":
@@ -108,7 +112,7 @@ def read_questions(path: str | Path) -> tuple[Question, ...]:
       path: ``train-v1.1.json``, ``dev-v1.1.json`` or the like; ``.xz`` too.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      MissingDataError: if there is no such file.
       SquadFormatError: if it is damaged, has another layout, or an id occurs twice.
     """
     articles = _field(read_json(path), "data", list, str(path))

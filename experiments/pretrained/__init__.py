@@ -1,0 +1,1 @@
+"""Pretrained checkpoints: finding them, and reading and writing their files without torch."""
