@@ -1,0 +1,82 @@
+"""Primitives that hold jaxprs: calls, custom derivatives, remat, scan, while, cond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from oto_jax.zigs.dims import Dims
+from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
+
+CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+def _open(node: Node, jaxpr: Any, ins: Sequence[Value]) -> Body:
+    """Open a jaxpr of an equation, closed or not, on values."""
+    consts = getattr(jaxpr, "consts", ())
+    body = open_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), consts, ins)
+    node.bodies.append(body)
+    return body
+
+
+def call(node: Node) -> list[Dims]:
+    """A jaxpr evaluated once on the operands."""
+    jaxpr = next(node.params[name] for name in CALL_PARAMS if name in node.params)
+    return [value.dims for value in _open(node, jaxpr, node.ins).outs]
+
+
+def scan(node: Node) -> list[Dims]:
+    """Carried dimensions return as they came; the scanned axis stays whole."""
+    consts, carries = node.params["num_consts"], node.params["num_carry"]
+    inner = node.ins[:consts] + [_renewed(value) for value in node.ins[consts : consts + carries]]
+    for value in node.ins[consts + carries :]:
+        node.freeze(value.dims[0], "the axis that scan runs along")
+        inner.append(Value(value.shape[1:], value.dtype, value.dims[1:]))
+    body = _open(node, node.params["jaxpr"], inner)
+    for before, after in zip(node.ins[consts : consts + carries], body.outs, strict=False):
+        _unify_values(node, before, after)
+    steps = node.frozen(node.params["length"], "the axis that scan runs along")
+    out = [value.dims for value in node.ins[consts : consts + carries]]
+    return out + [(steps, *value.dims) for value in body.outs[carries:]]
+
+
+def while_(node: Node) -> list[Dims]:
+    """Carried dimensions return as they came."""
+    cond_consts, body_consts = node.params["cond_nconsts"], node.params["body_nconsts"]
+    carries = node.ins[cond_consts + body_consts :]
+    inner = [_renewed(value) for value in carries]
+    _open(node, node.params["cond_jaxpr"], [*node.ins[:cond_consts], *inner])
+    consts = node.ins[cond_consts : cond_consts + body_consts]
+    body = _open(node, node.params["body_jaxpr"], [*consts, *inner])
+    for before, after in zip(carries, body.outs, strict=True):
+        _unify_values(node, before, after)
+    return [value.dims for value in carries]
+
+
+def cond(node: Node) -> list[Dims]:
+    """All branches return the same dimensions."""
+    for branch in node.params["branches"]:
+        _open(node, branch, node.ins[1:])
+    first, *others = node.bodies
+    for body in others:
+        for left, right in zip(first.outs, body.outs, strict=True):
+            _unify_values(node, left, right)
+    return [value.dims for value in first.outs]
+
+
+def _renewed(value: Value) -> Value:
+    """What a loop carries: the dimensions of its initial value, but not its constant."""
+    return Value(value.shape, value.dtype, value.dims)
+
+
+def _unify_values(node: Node, left: Value, right: Value) -> None:
+    for a, b in zip(left.dims, right.dims, strict=True):
+        node.unify(a, b)
+
+
+CALLS = (
+    "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
+    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin",
+)  # fmt: skip
+
+RULES = {**dict.fromkeys(CALLS, call), "scan": scan, "while": while_, "cond": cond}
