@@ -1,0 +1,264 @@
+"""Rebuilds a Flax Linen model at the widths of a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from oto_jax.errors import UnprunableModelError
+from oto_jax.prune.agreement import Program, check_agreement
+from oto_jax.prune.configuration import int_leaves, mark, marked_leaves, part, replaced
+from oto_jax.prune.linen_layers import (
+    SOFTMAX_DEPTH,
+    Seen,
+    attached,
+    layer_fields,
+    see,
+    set_fields,
+)
+from oto_jax.prune.linen_widths import by_module, widths_of, with_widths, without_widths
+from oto_jax.prune.plan import Override, Plan
+from oto_jax.prune.search import Trial, search, width_proposals
+from oto_jax.prune.slicing import slice_variables
+from oto_jax.zigs.call import Call
+from oto_jax.zigs.partition import Path, format_path, leaves_by_path
+
+Field = tuple[Path, Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rebuilding:
+    """A model to be made narrower, and all that its rebuilding reads.
+
+    Attributes:
+      model: the full model, without overridden widths of its own.
+      before: the overrides that ``model`` already came with.
+      variables: the full variables.
+      slim_variables: the variables cut along ``plan``.
+      seen: each module of the full model as it was called, by path; where a field's integer came
+        unchanged from the model's configuration it is marked.
+    """
+
+    model: nn.Module
+    before: tuple[Override, ...]
+    variables: Any
+    slim_variables: Any
+    plan: Plan
+    call: Call
+    seen: Mapping[Path, Seen]
+
+
+def rebuild(model: nn.Module, variables: Any, plan: Plan, call: Call) -> tuple[nn.Module, Plan]:
+    """The narrower model, and the plan with how it is made.
+
+    Args:
+      model: the full model.
+      variables: its variables, with zero groups.
+      plan: what is cut.
+      call: what ``model.apply`` is called with after the variables.
+
+    Raises:
+      UnprunableModelError: if a module does not run at its new width, or computes something else.
+    """
+    if plan.whole:
+        return model, plan
+    base, before = without_widths(model), widths_of(model)
+    work = Rebuilding(
+        model=base,
+        before=before,
+        variables=variables,
+        slim_variables=slice_variables(variables, plan),
+        plan=plan,
+        call=call,
+        seen=_observe(base, before, variables, call),
+    )
+    trial = search(lambda chosen: _attempt(work, chosen), lambda path: _proposals(work, path))
+    if trial.result is None:
+        raise UnprunableModelError(
+            f"module {format_path(trial.broke_at) or type(base).__name__!r} does not run at its"
+            f" new widths, probably because it fixes a shape in its code: {trial.error}\n"
+            "Use oto_jax.narrow(fn, variables, zigs), which needs no new module, or keep its"
+            " parameters whole with find_zigs(..., unprunable=...)"
+        ) from trial.error
+    return trial.result
+
+
+def restore(model: nn.Module, plan: Plan) -> nn.Module:
+    """The narrower model that `rebuild` made, from the plan it returned."""
+    base = without_widths(model)
+    if plan.form == "configuration":
+        return replaced(base, {override.field: override.value for override in plan.overrides})
+    return with_widths(base, plan.overrides) if plan.form == "widths" else model
+
+
+def program(model: nn.Module, variables: Any, call: Call) -> Program:
+    """``model.apply`` on the call's array arguments."""
+    updates = bool(call.kwargs.get("mutable", False))
+
+    def fn(variables: Any, *arrays: Any) -> tuple[Any, Any]:
+        args, kwargs = call.filled(arrays)
+        out = model.apply(variables, *args, **kwargs)
+        return out if updates else (out, None)
+
+    return Program(fn, variables)
+
+
+def _run(
+    model: nn.Module, variables: Any, call: Call, interceptor: Callable[..., Any]
+) -> None:
+    with nn.intercept_methods(interceptor):
+        program(model, variables, call).shapes(call.arrays())
+
+
+def _observe(
+    model: nn.Module, before: tuple[Override, ...], variables: Any, call: Call
+) -> dict[Path, Seen]:
+    """Every module of the full model as it was called, with marked integers where that runs."""
+    try:
+        return _observed(mark(model), before, variables, call)
+    except Exception:  # A model may refuse marked integers; then only its own widths are known.
+        return _observed(model, before, variables, call)
+
+
+def _observed(
+    model: nn.Module, before: tuple[Override, ...], variables: Any, call: Call
+) -> dict[Path, Seen]:
+    seen: dict[Path, Seen] = {}
+    pins = by_module(before)
+
+    def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        for module, inputs in _with_attached(context.module, (args, kwargs)):
+            set_fields(module, pins.get(module.path, ()))
+            now = see(module, *inputs)
+            if now.channels is not None or module.path not in seen:
+                seen[module.path] = now
+        return next_fun(*args, **kwargs)
+
+    _run(model, variables, call, interceptor)
+    return seen
+
+
+def _with_attached(module: nn.Module, inputs: Any) -> list[tuple[nn.Module, Any]]:
+    return [(module, inputs), *((child, ((), {})) for child in attached(module))]
+
+
+def _attempt(
+    work: Rebuilding, chosen: tuple[Override, ...]
+) -> Trial[tuple[nn.Module, Plan]]:
+    """Runs the model on the slim variables with ``chosen`` and what its layers need besides."""
+    found: dict[Field, Override] = {}
+    for override in (*work.before, *chosen):
+        found[override.path, override.field] = override
+    broke_at: list[Path] = []
+    pins = by_module(tuple(found.values()))
+
+    def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        for module, inputs in _with_attached(context.module, (args, kwargs)):
+            set_fields(module, pins.get(module.path, ()))
+            for override in _needed(work, module, inputs):
+                found[override.path, override.field] = override
+                set_fields(module, (override,))
+        try:
+            return next_fun(*args, **kwargs)
+        except Exception:
+            broke_at.append(context.module.path)
+            raise
+
+    try:
+        _run(work.model, work.slim_variables, work.call, interceptor)
+        return Trial(result=_build(work, tuple(found.values())))
+    except Exception as error:  # Whatever a user's module raises at a width it did not expect.
+        return Trial(broke_at=broke_at[0] if broke_at else (), error=error)
+
+
+def _needed(work: Rebuilding, module: nn.Module, inputs: Any) -> list[Override]:
+    """The width fields of a layer that differ from what the slim variables ask for."""
+    fields = layer_fields(module, see(module, *inputs), work.seen.get(module.path))
+    return [
+        Override(module.path, (name,), value)
+        for name, value in fields.items()
+        if not _has_width(module, name, value)
+    ]
+
+
+def _has_width(module: nn.Module, name: str, value: Any) -> bool:
+    if name == SOFTMAX_DEPTH:
+        return hasattr(module.attention_fn, SOFTMAX_DEPTH)
+    return bool(getattr(module, name) == value)
+
+
+def _proposals(work: Rebuilding, path: Path) -> list[Override]:
+    seen = work.seen.get(path)
+    return width_proposals(path, dict(int_leaves(seen.fields)), work.plan) if seen else []
+
+
+def _build(work: Rebuilding, overrides: tuple[Override, ...]) -> tuple[nn.Module, Plan]:
+    """The model in its own configuration if that can say it, else with overridden widths."""
+    configuration = None if work.before else _configuration(work.seen, overrides)
+    if configuration:
+        try:
+            return _checked(work, "configuration", configuration)
+        except Exception:  # The configuration governs more, or less, than what has to change.
+            pass
+    return _checked(work, "widths", overrides)
+
+
+def _configuration(
+    seen: Mapping[Path, Seen], overrides: tuple[Override, ...]
+) -> tuple[Override, ...] | None:
+    """New values for the configuration's integers; None where two layers ask for different ones."""
+    wanted: dict[Path, int] = {}
+    for override in overrides:
+        if override.field == (SOFTMAX_DEPTH,) or override.path not in seen:
+            return None
+        old = part(seen[override.path].fields, override.field)
+        for leaf, size in marked_leaves(old, override.value).items():
+            if wanted.setdefault(leaf, size) != size:
+                return None
+    return tuple(Override((), leaf, size) for leaf, size in wanted.items())
+
+
+def _checked(work: Rebuilding, form: Any, overrides: tuple[Override, ...]) -> tuple[Any, Plan]:
+    plan = dataclasses.replace(work.plan, form=form, overrides=overrides)
+    slim = restore(work.model, plan)
+    check_agreement(
+        program(with_widths(work.model, work.before), work.variables, work.call),
+        program(slim, work.slim_variables, work.call),
+        plan,
+        work.call.arrays(),
+    )
+    _check_init(work, slim)
+    return slim, plan
+
+
+def _check_init(work: Rebuilding, slim: nn.Module) -> None:
+    """Where ``init`` takes the same call, the slim model has to initialise at the slim shapes."""
+    full = with_widths(work.model, work.before)
+    try:
+        initial = _initial(full, work.call)
+    except Exception:  # This call does not initialise the full model either.
+        return
+    known = work.plan.by_path
+    if any(path not in known or known[path].shape != shape for path, shape in initial.items()):
+        return
+    for path, shape in _initial(slim, work.call).items():
+        if shape != known[path].slim_shape:
+            raise UnprunableModelError(
+                f"init makes {format_path(path)!r} of shape {shape}, not {known[path].slim_shape}"
+            )
+
+
+def _initial(model: nn.Module, call: Call) -> dict[Path, tuple[int, ...]]:
+    def init(*arrays: Any) -> Any:
+        args, kwargs = call.filled(arrays)
+        rngs = {"params": jax.random.key(0), **(kwargs.pop("rngs", None) or {})}
+        for name in ("mutable", "capture_intermediates"):
+            kwargs.pop(name, None)
+        return model.init(rngs, *args, **kwargs)
+
+    shapes = jax.eval_shape(init, *call.arrays())
+    return {path: leaf.shape for path, leaf in leaves_by_path(shapes).items()}

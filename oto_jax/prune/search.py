@@ -1,0 +1,113 @@
+"""Which integers of a user's own module are widths that shrink: proposed, then tried.
+
+A module that reshapes by ``self.num_heads`` or makes its own parameters reads its widths from its
+own fields, under names nobody can list. A field is proposed where it equals the full size of an
+axis or a space that shrinks there; a trial run then says where the model breaks next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from oto_jax.prune.plan import Override, Plan
+from oto_jax.zigs.partition import Path
+
+_MOST_TRIALS = 256
+_MOST_FIELDS = 4  # Fields of one module that change together.
+
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial(Generic[Result]):
+    """How the model ran with some overrides: its result, or the module that broke and why."""
+
+    result: Result | None = None
+    broke_at: Path = ()
+    error: Exception | None = None
+
+
+def search(
+    attempt: Callable[[tuple[Override, ...]], Trial[Result]],
+    proposals: Callable[[Path], Sequence[Override]],
+) -> Trial[Result]:
+    """Depth-first search for overrides under which the model runs.
+
+    Where a run breaks in a module, the proposals for that module and then for those around it are
+    added, few fields before many.
+
+    Args:
+      attempt: runs the model with overrides.
+      proposals: the overrides that may be needed at a module's path.
+
+    Returns:
+      The first trial that has a result, or the one that broke with no override.
+    """
+    trials = itertools.count(1)
+
+    def explore(chosen: tuple[Override, ...]) -> Trial[Result]:
+        trial = attempt(chosen)
+        if trial.error is None:
+            return trial
+        for added in _additions(trial.broke_at, chosen, proposals):
+            if next(trials) > _MOST_TRIALS:
+                break
+            deeper = explore(chosen + added)
+            if deeper.error is None:
+                return deeper
+        return trial
+
+    return explore(())
+
+
+def _additions(
+    path: Path,
+    chosen: tuple[Override, ...],
+    proposals: Callable[[Path], Sequence[Override]],
+) -> Iterator[tuple[Override, ...]]:
+    settled = {(override.path, override.field) for override in chosen}
+    for depth in range(len(path), -1, -1):
+        by_field: dict[Path, list[Override]] = {}
+        for override in proposals(path[:depth]):
+            if (override.path, override.field) not in settled:
+                by_field.setdefault(override.field, []).append(override)
+        for count in range(1, min(len(by_field), _MOST_FIELDS) + 1):
+            for fields in itertools.combinations(by_field.values(), count):
+                yield from itertools.product(*fields)
+
+
+def width_proposals(path: Path, leaves: Mapping[Path, int], plan: Plan) -> list[Override]:
+    """Overrides for a module's integer fields that equal something that shrinks below it.
+
+    Args:
+      path: the module's path.
+      leaves: its integer fields by their path inside the module.
+      plan: what shrinks.
+    """
+    shrinking = shrinking_sizes(path, plan)
+    return [
+        Override(path, field, size)
+        for field, value in leaves.items()
+        for size in shrinking.get(int(value), ())
+    ]
+
+
+def shrinking_sizes(path: Path, plan: Plan) -> dict[int, list[int]]:
+    """Full sizes of axes and spaces that shrink in the module at ``path``, with their new ones."""
+    sizes: dict[int, dict[int, Any]] = {}
+    arrays = [array for array in plan.arrays if array.cuts and _lies_in(array.path, path)]
+    for array in arrays:
+        for _, cut in array.cuts:
+            sizes.setdefault(cut.size, {})[cut.count] = None
+    for space in plan.spaces:
+        if not space.units.whole:
+            sizes.setdefault(space.units.size, {})[space.units.count] = None
+    return {full: list(slim) for full, slim in sizes.items()}
+
+
+def _lies_in(array: Path, module: Path) -> bool:
+    """Whether an array is in the module's subtree, below any collection's name."""
+    return module in (array[: len(module)], array[1 : 1 + len(module)])

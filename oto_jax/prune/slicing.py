@@ -1,0 +1,217 @@
+"""Slices variables, optimizer state and ZIGs along a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oto_jax.errors import ZIGMismatchError
+from oto_jax.prune.plan import ArrayPlan, Plan
+from oto_jax.zigs.partition import Path, format_path, key_path
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A node of a state that knows how to shrink itself.
+
+    State that does not mirror the parameters, such as a vector with an entry per group, offers
+    this one method: it returns the node for the slim model. `Plan.kept_groups` are the indices
+    that a vector over all groups keeps, ``plan.units(name).positions`` those of one space.
+    """
+
+    def shrink(self, plan: Plan) -> Any:
+        """The node for the slim model."""
+
+
+def slice_variables(variables: Any, plan: Plan) -> Any:
+    """The variables of the slim model: every array cut as the plan says.
+
+    Args:
+      variables: the pytree the plan was made for. Leaves are NumPy or JAX arrays or
+        `jax.ShapeDtypeStruct`, boxed or bare, on one device or sharded.
+
+    Returns:
+      The same pytree with smaller arrays. A sharded array keeps its sharding on every axis that
+      the mesh still divides.
+
+    Raises:
+      ZIGMismatchError: if an array is missing or has another shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from oto_jax.prune.plan import ArrayPlan, Cut, Plan
+      >>> plan = Plan((), (ArrayPlan(("w",), (3, 2), ((0, Cut.of(3, [0, 2])),)),), ())
+      >>> slice_variables({"w": np.arange(6).reshape(3, 2)}, plan)["w"].tolist()
+      [[0, 1], [4, 5]]
+    """
+    missing = dict(plan.by_path)
+
+    def cut(path: tuple[Any, ...], leaf: Any) -> Any:
+        array = missing.pop(key_path(path), None)
+        if array is None:
+            raise ZIGMismatchError(
+                f"the plan knows no array {format_path(key_path(path))!r}; pass the variables"
+                " that it was made for"
+            )
+        if tuple(np.shape(leaf)) != array.shape:
+            raise ZIGMismatchError(
+                f"{format_path(array.path)!r} has shape {tuple(np.shape(leaf))}, the plan was made"
+                f" for {array.shape}"
+            )
+        return slice_array(leaf, array)
+
+    sliced = jax.tree_util.tree_map_with_path(cut, variables)
+    if missing:
+        raise ZIGMismatchError(
+            f"the variables have no {format_path(next(iter(missing)))!r}, which the plan covers;"
+            " pass the variables that it was made for"
+        )
+    return sliced
+
+
+def slice_array(leaf: Any, array: ArrayPlan) -> Any:
+    """One array cut along its last ``len(array.shape)`` axes."""
+    extra = len(np.shape(leaf)) - len(array.shape)
+    if not array.cuts:
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((*leaf.shape[:extra], *array.slim_shape), leaf.dtype)
+    take = jnp.take if isinstance(leaf, jax.Array) else np.take
+    sliced = leaf
+    for axis, cut in array.cuts:
+        sliced = take(sliced, cut.positions, axis=axis + extra)
+    return _placed_like(sliced, leaf)
+
+
+def _placed_like(sliced: Any, leaf: Any) -> Any:
+    """``sliced`` under the sharding of ``leaf``, replicated along axes it no longer divides."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return sliced
+    sharding = leaf.sharding
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return sliced
+    spec = [
+        names if size % _shards(sharding.mesh, names) == 0 else None
+        for names, size in zip(sharding.spec, sliced.shape, strict=False)
+    ]
+    placed = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
+    return jax.device_put(sliced, placed)
+
+
+def _shards(mesh: Any, names: Any) -> int:
+    group = names if isinstance(names, tuple) else () if names is None else (names,)
+    return int(np.prod([mesh.shape[name] for name in group], dtype=np.int64))
+
+
+def shrink(state: Any, plan: Plan) -> Any:
+    """Optimizer or training state for the slim model, so that training goes on exactly.
+
+    Zero groups stay zero under HSPG (Chen et al. 2021, Section 3.2), so cutting them and every
+    statistic about them leaves the trajectory of the others as it was.
+
+    A leaf belongs to a parameter when its path ends in the parameter's, inside a subtree that
+    mirrors the parameters; it is then cut like the parameter along its last axes, whatever
+    wrappers stand above (``optax.chain``, ``MultiSteps``, ``inject_hyperparams``, ``partition``,
+    ``masked``, an `nnx.Optimizer`, a Flax ``TrainState`` with ``params`` and ``batch_stats``).
+    Axes in front, such as those of replicas or of an L-BFGS history, stay. Scalars and leaves
+    of no parameter stay as they are. A node with a method ``shrink(plan)`` (`Shrinkable`) is
+    asked to shrink itself.
+
+    Args:
+      state: any pytree.
+      plan: the plan of the `Pruned` model.
+
+    Returns:
+      The same pytree with smaller arrays. Functions in it, such as ``TrainState.apply_fn``, still
+      belong to the full model: replace them.
+
+    Raises:
+      ZIGMismatchError: if a leaf of a parameter has a shape that does not follow from the
+        parameter's, or could belong to several parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from oto_jax.prune.plan import ArrayPlan, Cut, Plan
+      >>> plan = Plan((), (ArrayPlan(("w",), (3,), ((0, Cut.of(3, [0, 2])),)),), ())
+      >>> state = optax.adam(1e-3).init({"w": jnp.ones(3)})
+      >>> shrink(state, plan)[0].mu["w"].shape
+      (2,)
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(state, is_leaf=_shrinks_itself)
+    known = _known_suffixes(plan)
+    splits = {key_path(path): _splits(key_path(path), known) for path, _ in leaves}
+    mirrored = Counter(prefix for found in splits.values() for prefix, _ in found)
+    return jax.tree_util.tree_unflatten(
+        treedef,
+        [_shrink_leaf(key_path(path), leaf, splits, mirrored, plan) for path, leaf in leaves],
+    )
+
+
+def _shrinks_itself(node: Any) -> bool:
+    return not isinstance(node, type) and isinstance(node, Shrinkable)
+
+
+def _known_suffixes(plan: Plan) -> dict[Path, ArrayPlan]:
+    """The arrays by every path that a state may know them by: with and without collection."""
+    known = {array.path: array for array in plan.arrays}
+    depth = len(plan.prefix)
+    for array in plan.arrays:
+        if depth and array.path[:depth] == plan.prefix:
+            known[array.path[depth:]] = array
+    for array in plan.arrays:
+        if depth:
+            known.setdefault(array.path[1:], array)
+    return known
+
+
+def _splits(path: Path, known: Mapping[Path, ArrayPlan]) -> list[tuple[Path, ArrayPlan]]:
+    """Every way to read ``path`` as where a copy of the parameters lies, and a parameter."""
+    return [
+        (path[:start], known[path[start:]]) for start in range(len(path)) if path[start:] in known
+    ]
+
+
+def _shrink_leaf(
+    path: Path,
+    leaf: Any,
+    splits: Mapping[Path, list[tuple[Path, ArrayPlan]]],
+    mirrored: Counter[Path],
+    plan: Plan,
+) -> Any:
+    if _shrinks_itself(leaf):
+        return leaf.shrink(plan)
+    found = splits[path]
+    if not found or np.size(leaf) <= 1 or not any(array.cuts for _, array in found):
+        return leaf
+    return _slice_state(path, leaf, _owner(path, found, mirrored))
+
+
+def _owner(path: Path, found: list[tuple[Path, ArrayPlan]], mirrored: Counter[Path]) -> ArrayPlan:
+    """The parameter whose copy lies in the subtree that mirrors most parameters."""
+    most = max(mirrored[prefix] for prefix, _ in found)
+    owners = {array.path: array for prefix, array in found if mirrored[prefix] == most}
+    if len({(array.shape, array.cuts) for array in owners.values()}) > 1:
+        names = " or ".join(format_path(owner) for owner in owners)
+        raise ZIGMismatchError(
+            f"state {format_path(path)!r} could belong to {names}; give the node that holds it a"
+            " method shrink(plan)"
+        )
+    return next(iter(owners.values()))
+
+
+def _slice_state(path: Path, leaf: Any, array: ArrayPlan) -> Any:
+    shape = tuple(np.shape(leaf))
+    if shape[max(len(shape) - len(array.shape), 0) :] == array.shape:
+        return slice_array(leaf, array)
+    hint = " (was it shrunk already?)" if shape == array.slim_shape else ""
+    raise ZIGMismatchError(
+        f"state {format_path(path)!r} has shape {shape}, the parameter {format_path(array.path)!r}"
+        f" has {array.shape}{hint}; how to cut it does not follow: give the node that holds it a"
+        " method shrink(plan), or initialise the optimizer on the slim parameters"
+    )
