@@ -1,0 +1,190 @@
+"""The folder of a run: one process at a time, one configuration, checkpoints that survive.
+
+``config.json``, ``checkpoints/``, ``metrics.jsonl``, ``timing.jsonl``, ``tensorboard/``. A
+checkpoint is written beside the others and renamed when it is whole, so a run that is killed, or
+a disk that fills up, never harms the last good one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.errors import CheckpointMismatchError, DiskFullError, RunInUseError
+from experiments.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """An opened run folder, held by this process alone.
+
+    Attributes:
+      path: the folder.
+      manager: Orbax's keeper of the checkpoints.
+    """
+
+    path: Path
+    manager: ocp.CheckpointManager
+
+
+@contextlib.contextmanager
+def open_run(path: Path, config: Mapping[str, Any], keep: int = 2) -> Iterator[RunFolder]:
+    """Opens a run folder, new or to be gone on with.
+
+    Args:
+      path: the folder; created where it is missing.
+      config: everything that decides what the run computes, as JSON values.
+      keep: how many checkpoints to keep.
+
+    Raises:
+      RunInUseError: if another process has it open.
+      CheckpointMismatchError: if it holds a run of another configuration.
+    """
+    path = path.absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        _claim(path, config)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, step_format_fixed_length=8, cleanup_tmp_directories=True
+        )
+        with ocp.CheckpointManager(path / "checkpoints", options=options) as manager:
+            yield RunFolder(path, manager)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if jax.process_index() != 0:  # The hosts of one run share the folder; the first one guards it.
+        yield
+        return
+    with (path / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUseError(
+                f"another process is training in {path}; wait for it, end it, or choose another"
+                " folder with --workdir"
+            ) from None
+        yield
+
+
+def _claim(path: Path, config: Mapping[str, Any]) -> None:
+    file = path / "config.json"
+    mine = json.loads(json.dumps(config))
+    if file.exists():
+        theirs = json.loads(file.read_text())
+        differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        if differing:
+            changes = ", ".join(f"{k}: {theirs.get(k)!r} -> {mine.get(k)!r}" for k in differing)
+            raise CheckpointMismatchError(
+                f"{path} holds a run of another configuration ({changes}); give the same options"
+                " to go on with it, or another folder with --workdir"
+            )
+    elif jax.process_index() == 0:
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(mine, indent=2) + "\n")
+        os.replace(temporary, file)
+
+
+def save(run: RunFolder, state: TrainState, note: Mapping[str, Any]) -> None:
+    """Starts to write a checkpoint and returns; the writing goes on in the background.
+
+    Args:
+      run: where.
+      state: one copy of the training state.
+      note: whatever else resuming needs, as JSON values.
+
+    Raises:
+      DiskFullError: if it does not fit on the disk, or the one before did not.
+    """
+    arrays = jax.tree.map(np.asarray, _as_dict(state))
+    _check_room(run.path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays), note=ocp.args.JsonSave(dict(note))
+    )
+    with _disk_errors(run.path):
+        run.manager.save(int(arrays["step"]), args=items)
+
+
+def finish_saving(run: RunFolder) -> None:
+    """Waits until the checkpoint that is being written is whole.
+
+    Raises:
+      DiskFullError: if the disk filled up meanwhile.
+    """
+    with _disk_errors(run.path):
+        run.manager.wait_until_finished()
+
+
+def last_step(run: RunFolder) -> int | None:
+    """The step of the newest whole checkpoint, or None."""
+    return run.manager.latest_step()
+
+
+def read_note(run: RunFolder, step: int) -> dict[str, Any]:
+    """The note of a checkpoint."""
+    restored = run.manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
+    return dict(restored["note"])
+
+
+def read_state(run: RunFolder, step: int, like: TrainState) -> TrainState:
+    """The training state of a checkpoint, as NumPy arrays.
+
+    Args:
+      run: where.
+      step: which.
+      like: a state of the same structure, arrays or their shapes.
+
+    Raises:
+      CheckpointMismatchError: if the checkpoint is of another structure.
+    """
+    shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), _as_dict(like))
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+    try:
+        restored = run.manager.restore(step, args=items)["state"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointMismatchError(
+            f"the checkpoint of step {step} in {run.path} is not of this model and optimizer, or"
+            f" is damaged: {error}"
+        ) from error
+    return TrainState(**restored)
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+def _check_room(path: Path, size: int) -> None:
+    free = shutil.disk_usage(path).free
+    if free < size:
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"a checkpoint needs {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free in {path};"
+            " make room and run the same command again (the last good checkpoint is untouched)",
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # TensorStore reports a full disk as a ValueError whose text holds the system's message.
+        if os.strerror(errno.ENOSPC).lower() not in str(error).lower():
+            raise
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"the disk of {path} filled up while a checkpoint was written; make room and run the"
+            " same command again (the last good checkpoint is untouched)",
+        ) from error
