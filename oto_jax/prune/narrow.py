@@ -175,7 +175,9 @@ class Evaluator:
         for axis, dim in enumerate(value.dims):
             kept = self.survivors.positions(dim)
             if kept is not None:
-                array = jnp.take(array, kept, axis=axis, unique_indices=True, indices_are_sorted=True)
+                array = jnp.take(
+                    array, kept, axis=axis, unique_indices=True, indices_are_sorted=True
+                )
         return array
 
 
@@ -299,7 +301,10 @@ def _custom_vjp(run: Evaluator, node: Node, ins: list[Any]) -> list[Any]:
         found = iter(
             call_narrow(
                 derivative,
-                [*avals, *(jax.ShapeDtypeStruct(node.outs[k].shape, node.outs[k].dtype) for k in smooth)],
+                [
+                    *avals,
+                    *(jax.ShapeDtypeStruct(node.outs[k].shape, node.outs[k].dtype) for k in smooth),
+                ],
                 [*kept, *(outs_kept[k] for k in smooth)],
                 [*arrays, *(cotangents[k] for k in smooth)],
             )

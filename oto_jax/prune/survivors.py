@@ -58,9 +58,7 @@ class Survivors:
         ]
         if isinstance(dim, d.Concat):
             starts = np.cumsum([0, *(part.size for part in dim.parts[:-1])])
-            return np.concatenate(
-                [start + part for start, part in zip(starts, whole, strict=True)]
-            )
+            return np.concatenate([start + part for start, part in zip(starts, whole, strict=True)])
         found = np.zeros(1, np.int64)
         for part, kept in zip(dim.parts, whole, strict=True):
             found = (found[:, None] * part.size + kept[None, :]).ravel()
