@@ -279,6 +279,7 @@ def _custom_vjp(run: Evaluator, node: Node, ins: list[Any]) -> list[Any]:
     full = _as_function(node)
     avals, kept = _inputs(run, node)
     outs_kept = [_cuts(run, value) for value in node.outs]
+    out_avals = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in node.outs]
 
     @jax.custom_vjp
     def fn(*arrays: Any) -> list[Any]:
@@ -303,7 +304,7 @@ def _custom_vjp(run: Evaluator, node: Node, ins: list[Any]) -> list[Any]:
                 derivative,
                 [
                     *avals,
-                    *(jax.ShapeDtypeStruct(node.outs[k].shape, node.outs[k].dtype) for k in smooth),
+                    *(out_avals[k] for k in smooth),
                 ],
                 [*kept, *(outs_kept[k] for k in smooth)],
                 [*arrays, *(cotangents[k] for k in smooth)],
@@ -323,7 +324,8 @@ def _as_function(node: Node) -> Callable[..., list[Any]]:
     alone = jex.new_jaxpr_eqn(
         invars, eqn.outvars, eqn.primitive, eqn.params, eqn.effects, eqn.source_info
     )
-    jaxpr = jex.Jaxpr((), invars, eqn.outvars, [alone], eqn.effects)
+    info = jex.DebugInfo("narrow", node.name, ("",) * len(invars), ("",) * len(eqn.outvars))
+    jaxpr = jex.Jaxpr((), invars, eqn.outvars, [alone], eqn.effects, debug_info=info)
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-FRAMEWORKS = ("jax", "jaxlib", "flax", "optax", "haiku", "equinox", "keras", "oto_jax")
+FRAMEWORKS = ("jax", "jaxlib", "flax", "optax", "haiku", "equinox", "keras")
 
 
 def _folders() -> Iterator[str]:
@@ -16,6 +16,8 @@ def _folders() -> Iterator[str]:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             yield os.path.dirname(os.path.abspath(spec.origin)) + os.sep
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    yield from (os.path.join(package, part) + os.sep for part in ("zigs", "prune"))
 
 
 @functools.cache
