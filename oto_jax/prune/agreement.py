@@ -11,8 +11,11 @@ import numpy as np
 
 from oto_jax.errors import UnprunableModelError
 from oto_jax.prune.difference import worst_difference
+from oto_jax.prune.equations import equations
 from oto_jax.prune.plan import Plan
 from oto_jax.zigs.partition import format_path, leaves_by_path
+
+_DRAWS = frozenset({"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +85,19 @@ def _compare_shapes(
 def check_values(full: Program, slim: Program, arrays: Sequence[jax.ShapeDtypeStruct]) -> None:
     """Runs both programs on one random input and compares the outputs.
 
-    Where a random key is among the inputs, dropout draws another mask at another width, so nothing
-    can be told; abstract variables cannot be run at all.
+    Where the program draws random numbers, it draws others at another width, so nothing can be
+    told; abstract variables cannot be run at all.
 
     Raises:
       UnprunableModelError: if the outputs differ by more than rounding.
     """
-    if any(_is_key(array) for array in arrays) or not _have_values(full.variables):
+    if not _have_values(full.variables) or _is_random(full, arrays):
         return
     rng = np.random.default_rng(0)
     inputs = [_random_input(array, rng) for array in arrays]
     expected, _ = jax.jit(full.fn)(full.variables, *inputs)
     found, _ = jax.jit(slim.fn)(slim.variables, *inputs)
-    difference = worst_difference(expected, found)
+    difference = worst_difference(expected, found, equal_nan=True)
     if not difference.relative <= _tolerance(expected):
         raise UnprunableModelError(
             f"at its new widths the model computes something else: its outputs are off by"
@@ -102,8 +105,9 @@ def check_values(full: Program, slim: Program, arrays: Sequence[jax.ShapeDtypeSt
         )
 
 
-def _is_key(array: jax.ShapeDtypeStruct) -> bool:
-    return jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+def _is_random(program: Program, arrays: Sequence[jax.ShapeDtypeStruct]) -> bool:
+    closed = jax.make_jaxpr(program.fn)(program.variables, *arrays)
+    return any(eqn.primitive.name in _DRAWS for eqn, _ in equations(closed.jaxpr))
 
 
 def _have_values(variables: Any) -> bool:
@@ -113,7 +117,9 @@ def _have_values(variables: Any) -> bool:
 
 
 def _random_input(array: jax.ShapeDtypeStruct, rng: np.random.Generator) -> Any:
-    """Normal numbers; for integers and booleans zeros and ones, which are valid almost anywhere."""
+    """A key, normal numbers; for integers and booleans zeros and ones, which are valid almost anywhere."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), array.shape)
     if jax.dtypes.issubdtype(array.dtype, np.inexact):
         return rng.standard_normal(array.shape).astype(array.dtype)
     return rng.integers(0, 2, array.shape).astype(array.dtype)

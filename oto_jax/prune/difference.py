@@ -20,12 +20,12 @@ class Difference:
     relative: float
 
 
-def worst_difference(expected: Any, found: Any) -> Difference:
+def worst_difference(expected: Any, found: Any, *, equal_nan: bool = False) -> Difference:
     """The worst difference over all leaves, in float64.
 
     For each leaf ``absolute = max|a - b|`` and ``relative = absolute / max|a|``. Equal infinities
-    do not differ; NaN differs from everything, and a difference from nothing but zeros is
-    infinitely large in relation.
+    do not differ; NaN differs from everything (from NaN only unless ``equal_nan``); a difference
+    from nothing but zeros is infinitely large in relation.
 
     Raises:
       OutputMismatchError: if the trees or the shapes are not the same.
@@ -41,14 +41,16 @@ def worst_difference(expected: Any, found: Any) -> Difference:
             f"only one of the two models has an output {format_path(odd)!r}; compare the same call"
             " of both"
         )
-    pairs = [_leaf_difference(path, wanted[path], given[path]) for path in wanted]
+    pairs = [_leaf_difference(path, wanted[path], given[path], equal_nan) for path in wanted]
     return Difference(
         max((pair.absolute for pair in pairs), default=0.0),
         max((pair.relative for pair in pairs), default=0.0),
     )
 
 
-def _leaf_difference(path: tuple[str, ...], expected: Any, found: Any) -> Difference:
+def _leaf_difference(
+    path: tuple[str, ...], expected: Any, found: Any, equal_nan: bool
+) -> Difference:
     if np.shape(expected) != np.shape(found):
         raise OutputMismatchError(
             f"output {format_path(path)!r} has shape {np.shape(expected)} in one model and"
@@ -57,7 +59,8 @@ def _leaf_difference(path: tuple[str, ...], expected: Any, found: Any) -> Differ
     a, b = _wide(expected), _wide(found)
     if not a.size:
         return Difference(0.0, 0.0)
-    gaps = np.where(a == b, 0.0, np.abs(np.subtract(a, b, where=a != b, out=np.zeros_like(a))))
+    same = (a == b) | (equal_nan & np.isnan(a) & np.isnan(b))
+    gaps = np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a)))
     absolute = float(np.where(np.isnan(gaps), np.inf, gaps).max())
     scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
     return Difference(absolute, absolute / scale if scale else (np.inf if absolute else 0.0))

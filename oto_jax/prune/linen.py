@@ -13,7 +13,6 @@ from oto_jax.errors import UnprunableModelError
 from oto_jax.prune.agreement import Program, check_agreement
 from oto_jax.prune.configuration import int_leaves, mark, marked_leaves, part, replaced
 from oto_jax.prune.linen_layers import (
-    SOFTMAX_DEPTH,
     Seen,
     attached,
     layer_fields,
@@ -21,8 +20,8 @@ from oto_jax.prune.linen_layers import (
     set_fields,
 )
 from oto_jax.prune.linen_widths import by_module, widths_of, with_widths, without_widths
-from oto_jax.prune.plan import Override, Plan
-from oto_jax.prune.search import Trial, search, width_proposals
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan
+from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
@@ -78,12 +77,7 @@ def rebuild(model: nn.Module, variables: Any, plan: Plan, call: Call) -> tuple[n
     )
     trial = search(lambda chosen: _attempt(work, chosen), lambda path: _proposals(work, path))
     if trial.result is None:
-        raise UnprunableModelError(
-            f"module {format_path(trial.broke_at) or type(base).__name__!r} does not run at its"
-            f" new widths, probably because it fixes a shape in its code: {trial.error}\n"
-            "Use oto_jax.narrow(fn, variables, zigs), which needs no new module, or keep its"
-            " parameters whole with find_zigs(..., unprunable=...)"
-        ) from trial.error
+        raise cannot_rebuild(format_path(trial.broke_at) or type(base).__name__, trial)
     return trial.result
 
 
@@ -170,9 +164,12 @@ def _attempt(
 
     try:
         _run(work.model, work.slim_variables, work.call, interceptor)
-        return Trial(result=_build(work, tuple(found.values())))
     except Exception as error:  # Whatever a user's module raises at a width it did not expect.
         return Trial(broke_at=broke_at[0] if broke_at else (), error=error)
+    try:
+        return Trial(result=_build(work, tuple(found.values())))
+    except Exception as error:
+        return Trial(error=error, ran=True)
 
 
 def _needed(work: Rebuilding, module: nn.Module, inputs: Any) -> list[Override]:

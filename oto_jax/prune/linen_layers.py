@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from oto_jax.prune.configuration import replaced
-from oto_jax.prune.plan import Override
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override
+from oto_jax.prune.softmax_depth import scaled_attention
 from oto_jax.zigs.partition import Path
 
-SOFTMAX_DEPTH = "softmax_depth"
 Shape = tuple[int, ...]
 Fields = dict[str, Any]
 
@@ -178,22 +175,3 @@ def set_fields(module: nn.Module, overrides: tuple[Override, ...]) -> None:
             value = replaced(getattr(module, name), below)
         # Flax freezes modules against user code; their fields are still ordinary attributes.
         object.__setattr__(module, name, value)
-
-
-@functools.lru_cache(maxsize=1024)
-def scaled_attention(attention_fn: Callable[..., Any], depth: int) -> Callable[..., Any]:
-    """``attention_fn`` with scores over ``sqrt(depth)`` whatever the queries' own depth is.
-
-    It divides by the square root of the depth it sees (Vaswani et al. 2017, Equation 1); the
-    queries are scaled so that the product is as it was at the full depth.
-    """
-    if hasattr(attention_fn, SOFTMAX_DEPTH):
-        return attention_fn
-
-    @functools.wraps(attention_fn)
-    def attend(query: jax.Array, *args: Any, **kwargs: Any) -> Any:
-        factor = math.sqrt(query.shape[-1] / depth)
-        return attention_fn(query * jnp.asarray(factor, query.dtype), *args, **kwargs)
-
-    setattr(attend, SOFTMAX_DEPTH, depth)
-    return attend

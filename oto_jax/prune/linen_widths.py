@@ -11,8 +11,8 @@ from typing import Any
 import flax.linen as nn
 
 from oto_jax.prune.configuration import replaced
-from oto_jax.prune.linen_layers import SOFTMAX_DEPTH, attached, set_fields
-from oto_jax.prune.plan import Override
+from oto_jax.prune.linen_layers import attached, set_fields
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override
 from oto_jax.zigs.partition import Path
 
 FIELD = "slim_widths"

@@ -14,6 +14,8 @@ from oto_jax.prune.zero_units import nonzero_units
 from oto_jax.zigs.partition import Member, Path, Space, ZIGs, format_path, leaves_by_path
 
 Form = Literal["arrays", "configuration", "widths", "attributes"]
+SOFTMAX_DEPTH = "softmax_depth"
+"""The pseudo-field of an `Override` that keeps an attention layer's scale."""
 
 
 @dataclasses.dataclass(frozen=True)

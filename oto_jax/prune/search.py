@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from oto_jax.errors import UnprunableModelError
 from oto_jax.prune.plan import Override, Plan
 from oto_jax.zigs.partition import Path
 
@@ -23,11 +24,15 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Trial(Generic[Result]):
-    """How the model ran with some overrides: its result, or the module that broke and why."""
+    """How the model ran with some overrides: its result, or the module that broke and why.
+
+    ``ran`` tells whether the model ran through and was only refused by the checks that follow.
+    """
 
     result: Result | None = None
     broke_at: Path = ()
     error: Exception | None = None
+    ran: bool = False
 
 
 def search(
@@ -44,7 +49,7 @@ def search(
       proposals: the overrides that may be needed at a module's path.
 
     Returns:
-      The first trial that has a result, or the one that broke with no override.
+      The first trial that has a result; else the first that ran, or the one with no override.
     """
     trials = itertools.count(1)
 
@@ -58,9 +63,26 @@ def search(
             deeper = explore(chosen + added)
             if deeper.error is None:
                 return deeper
+            if deeper.ran and not trial.ran:
+                trial = deeper
         return trial
 
     return explore(())
+
+
+def cannot_rebuild(module: str, trial: Trial[Any]) -> UnprunableModelError:
+    """The error for a model that does not run at its new widths, or not rightly."""
+    what = (
+        "runs at its new widths but is not the same model"
+        if trial.ran
+        else "does not run at its new widths, probably because it fixes a shape in its code"
+    )
+    error = UnprunableModelError(
+        f"module {module!r} {what}: {trial.error}\nUse oto_jax.narrow(fn, variables, zigs), which"
+        " needs no new module, or keep its parameters whole with find_zigs(..., unprunable=...)"
+    )
+    error.__cause__ = trial.error
+    return error
 
 
 def _additions(
