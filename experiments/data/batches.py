@@ -59,7 +59,7 @@ def training_batches(
             step += 1
 
 
-def test_batches(
+def evaluation_batches(
     arrays: Mapping[str, np.ndarray], batch_size: int, host: int = 0, hosts: int = 1
 ) -> Iterator[Batch]:
     """Every example exactly once, in order; the last batch is filled up with zeros.

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def data_folder() -> Path:
-    """The folder of all data sets: ``$OTO_JAX_DATA``, else ``shared/data`` beside the repository."""
+    """Where all data sets lie: ``$OTO_JAX_DATA``, else ``shared/data`` beside the repository."""
     return Path(os.environ.get("OTO_JAX_DATA", ROOT.parent / "shared" / "data"))
 
 

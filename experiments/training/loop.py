@@ -7,70 +7,47 @@ holds the position, and a run that was killed repeats exactly what it lost.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
-import optax
+import jax.numpy as jnp
+import numpy as np
 
 import oto_jax
 from experiments.training import parallel as par
+from experiments.training import run_folder
+from experiments.training.metrics import MetricWriter, Throughput, progress_bar
 from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
-from experiments.training.state import (
-    Batch,
-    LossFn,
-    TrainState,
-    Variables,
-    many_steps,
-    train_step,
-)
+from experiments.training.run_folder import RunFolder
+from experiments.training.shrinking import cut, replay
+from experiments.training.sparsity import sparsity_of
+from experiments.training.state import TrainState, create_state, variables_of
+from experiments.training.stopping import StopRequest
+from experiments.training.task import Network, Task, abstract_variables, find_zigs, make_network
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained, on what.
+class Progress:
+    """What a checkpoint holds besides the training state.
 
     Attributes:
-      model: the network at full width.
-      variables: its initial variables, as a function of the seed (so that resuming needs none).
-      inputs: the model's inputs, arrays or `jax.ShapeDtypeStruct`, for `oto_jax.find_zigs`.
-      call: keyword arguments of the model's call outside training, such as ``train=False``.
-      zigs_options: options of `oto_jax.find_zigs`, such as ``unprunable``.
-      optimizer: from the ZIGs to the gradient transformation.
-      loss: see `experiments.training.state.LossFn`.
-      batches: this host's batches from a step on, ``(local_batch, ...)`` NumPy arrays; endless.
-      evaluate: from the model and its replicated variables to scores on the whole test set.
-      batch_size: examples per step on all hosts.
-      steps_per_epoch: length of an epoch.
-      steps: length of the training.
+      cuts: see `Network`.
+      sums: sums of the metrics since the last line, by name.
+      counted: number of steps in the sums.
+      minutes: training time so far.
     """
 
-    model: nn.Module
-    variables: Callable[[int], Variables]
-    inputs: tuple[Any, ...]
-    call: Mapping[str, Any]
-    zigs_options: Mapping[str, Any]
-    optimizer: Callable[[oto_jax.ZIGs], optax.GradientTransformation]
-    loss: LossFn
-    batches: Callable[[int], Iterator[Batch]]
-    evaluate: Callable[[nn.Module, Any], dict[str, float]]
-    batch_size: int
-    steps_per_epoch: int
-    steps: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The network that trains at the moment: the task's, or a narrower one after shrinking."""
-
-    model: nn.Module
-    zigs: oto_jax.ZIGs
-    tx: optax.GradientTransformation
-    steps: Callable[[Any, Any], tuple[Any, Any]]
-    sparsity: Callable[[Any], Any]
+    cuts: tuple[str, ...] = ()
+    sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    counted: int = 0
+    minutes: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +55,10 @@ class Trained:
     """What `train` leaves behind.
 
     Attributes:
-      network: the network, narrower than the task's if it was shrunk.
+      network: the network, narrower than the task's if it was cut.
       state: its training state, one copy on one device.
       stopped: why the run left before its last step, or None.
-      minutes: time spent in all, over every time the run was started.
+      minutes: training time in all, over every time the run was started.
     """
 
     network: Network
@@ -90,16 +67,196 @@ class Trained:
     minutes: float
 
 
-def make_network(task: Task, model: nn.Module, options: RunOptions, parallel: Parallel) -> Network:
-    """Finds the ZIGs of a model and compiles its training step (when it is first called)."""
-    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), *task.inputs, **task.call))
-    zigs = oto_jax.find_zigs(model, abstract, *task.inputs, **task.call, **task.zigs_options)
-    tx = task.optimizer(zigs)
-    step = train_step(model, task.loss, tx, options.seed, options.accumulate)
-    return Network(
-        model=model,
-        zigs=zigs,
-        tx=tx,
-        steps=par.compile_steps(parallel, many_steps(step)),
-        sparsity=jax.jit(lambda params: oto_jax.group_sparsity(params, zigs)),
+def train(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) -> Trained:
+    """Trains, from the newest checkpoint or from the start, to the last step or a request to stop.
+
+    Args:
+      task: what is trained.
+      options: how.
+      parallel: on which devices.
+      run: the run's folder, opened.
+    """
+    session = _begin(task, options, parallel, run)
+    with StopRequest(options.max_minutes) as stop:
+        stopped = _loop(session, stop)
+    run_folder.finish_saving(run)
+    one = par.unreplicate(parallel, session.state)
+    return Trained(session.network, one, stopped, _minutes(session))
+
+
+@dataclasses.dataclass
+class _Session:
+    """What changes while `train` runs."""
+
+    task: Task
+    options: RunOptions
+    parallel: Parallel
+    run: RunFolder
+    full: oto_jax.ZIGs
+    network: Network
+    state: Any
+    step: int
+    progress: Progress
+    saved: int | None
+    pending: list[Any] = dataclasses.field(default_factory=list)
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+
+def _begin(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) -> _Session:
+    full = find_zigs(task, task.model)
+    step = run_folder.last_step(run)
+    if step is None:
+        network = make_network(task, options, parallel, task.model)
+        state = create_state(task.variables(options.seed), network.tx)
+        progress = Progress()
+    else:
+        progress = Progress(**run_folder.read_note(run, step))
+        cuts = tuple(progress.cuts)
+        network = make_network(task, options, parallel, replay(run, task.model, cuts), cuts)
+        shapes = abstract_variables(task, network.model)
+        like = jax.eval_shape(lambda: create_state(_zeros(shapes), network.tx))
+        state = run_folder.read_state(run, step, like)
+    replicated = par.replicate(parallel, state)
+    return _Session(
+        task, options, parallel, run, full, network, replicated, step or 0, progress, step
     )
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _loop(session: _Session, stop: StopRequest) -> str | None:
+    task, options = session.task, session.options
+    writer = MetricWriter(session.run.path, session.step)
+    clock = Throughput(task.batch_size, session.step)
+    dispatches = _ahead(_dispatches(session), 2)
+    with contextlib.closing(writer), progress_bar(task.steps, session.step) as bar:
+        while session.step < task.steps:
+            before, (count, batches) = session.step, next(dispatches)
+            session.state, metrics = session.network.steps(session.state, batches)
+            session.pending.append(metrics)
+            session.step += count
+            bar.update(count)
+            if _passed(before, session.step, options.log_every, task.steps):
+                row = _log(session, writer)
+                writer.write_timing(session.step, clock.since(session.step))
+                bar.set_postfix(loss=f"{row['loss']:.3f}", zero=f"{100 * row['sparsity']:.1f}%")
+            if _end_of_epoch(session, writer):
+                clock = Throughput(task.batch_size, session.step)
+            if _passed(before, session.step, options.checkpoint_every, task.steps):
+                _save(session)
+            if reason := _reason_to_stop(session, stop, before):
+                _save(session)
+                return reason
+    return None
+
+
+def _dispatches(session: _Session) -> Iterator[tuple[int, Any]]:
+    """The batches of each dispatch, on the devices. Where dispatches end depends on the step alone,
+    so that an interrupted run takes the same ones."""
+    task, step = session.task, session.step
+    batches = task.batches(step)
+    while step < task.steps:
+        size = session.options.steps_per_call
+        epoch_end = (step // task.steps_per_epoch + 1) * task.steps_per_epoch
+        count = min((step // size + 1) * size, epoch_end, task.steps) - step
+        taken = list(itertools.islice(batches, count))
+        stacked = jax.tree.map(lambda *rows: np.stack(rows), *taken)
+        yield count, par.shard_steps(session.parallel, stacked)
+        step += count
+
+
+def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
+    """The same items, ``count`` of them fetched before they are asked for."""
+    queue = deque(itertools.islice(items, count))
+    while queue:
+        item = queue.popleft()
+        queue.extend(itertools.islice(items, 1))
+        yield item
+
+
+def _passed(before: int, after: int, every: int, last: int) -> bool:
+    return before // every < after // every or after == last
+
+
+def _end_of_epoch(session: _Session, writer: MetricWriter) -> bool:
+    """Cuts and evaluates where an epoch's end asks for it; whether that took time."""
+    task, options = session.task, session.options
+    epoch, rest = divmod(session.step, task.steps_per_epoch)
+    last = session.step == task.steps
+    shrinks = _due(epoch, rest, options.shrink_every) and not last
+    evaluates = _due(epoch, rest, options.evaluate_every) or last
+    if shrinks:
+        _shrink(session)
+    if evaluates:
+        scores = task.evaluate(session.network.model, variables_of(session.state))
+        writer.write(session.step, {f"test/{name}": value for name, value in scores.items()})
+    return shrinks or evaluates
+
+
+def _due(epoch: int, rest: int, every: int) -> bool:
+    return rest == 0 and every > 0 and epoch % every == 0
+
+
+def _shrink(session: _Session) -> None:
+    one = par.unreplicate(session.parallel, session.state)
+    narrower = cut(session.run, session.network.model, session.network.zigs, one)
+    if narrower is None:
+        return
+    names = (*session.network.cuts, narrower.name)
+    session.network = make_network(
+        session.task, session.options, session.parallel, narrower.model, names
+    )
+    session.state = par.replicate(session.parallel, narrower.state)
+
+
+def _add_up(session: _Session) -> None:
+    """Adds the metrics of the steps since to the sums, in the order of the steps."""
+    sums = dict(session.progress.sums)
+    counted = session.progress.counted
+    for found in jax.device_get(session.pending):
+        counted += len(next(iter(found.values())))
+        for name, values in found.items():
+            for value in values:
+                sums[name] = sums.get(name, 0.0) + float(value)
+    session.pending.clear()
+    session.progress = dataclasses.replace(session.progress, sums=sums, counted=counted)
+
+
+def _log(session: _Session, writer: MetricWriter) -> dict[str, float]:
+    _add_up(session)
+    progress = session.progress
+    row = {name: total / progress.counted for name, total in progress.sums.items()}
+    row |= sparsity_of(session.full, session.network, session.parallel, session.state.params)
+    writer.write(session.step, row)
+    session.progress = dataclasses.replace(progress, sums={}, counted=0)
+    return row
+
+
+def _save(session: _Session) -> None:
+    if session.saved == session.step:
+        return
+    _add_up(session)
+    note = dataclasses.replace(
+        session.progress, cuts=session.network.cuts, minutes=_minutes(session)
+    )
+    one = par.unreplicate(session.parallel, session.state)
+    run_folder.save(session.run, one, dataclasses.asdict(note))
+    session.saved = session.step
+
+
+def _minutes(session: _Session) -> float:
+    return session.progress.minutes + (time.monotonic() - session.started) / 60
+
+
+def _reason_to_stop(session: _Session, stop: StopRequest, before: int) -> str | None:
+    options, step = session.options, session.step
+    if step == session.task.steps:
+        return None
+    if options.stop_after is not None and step >= options.stop_after:
+        return "--stop-after"
+    # Hosts have to agree, which costs a message between them; one host decides at every step.
+    if jax.process_count() == 1 or _passed(before, step, options.log_every, session.task.steps):
+        return stop.agreed()
+    return None

@@ -22,8 +22,7 @@ class RunOptions:
       steps_per_call: training steps per dispatch; more (say 50) keep a fast accelerator busy,
         on a CPU 1 is faster. Logs, evaluations, checkpoints and stops fall between dispatches.
       log_every: steps between lines of metrics.
-      checkpoint_every: steps between checkpoints (besides the one at the end of an epoch that is
-        evaluated).
+      checkpoint_every: steps between checkpoints.
       evaluate_every: epochs between evaluations on the whole test set.
       shrink_every: epochs between cutting dead groups out of the network that trains; 0: only
         at the end.

@@ -1,0 +1,60 @@
+"""Cutting dead groups out of a network while it trains.
+
+Zero groups stay zero, so training goes on, on the narrower network, as if nothing had happened,
+only faster. Each cut is written down, for a checkpoint made after it needs the narrower model to
+be read back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import oto_jax
+from experiments.training.run_folder import RunFolder
+from experiments.training.state import TrainState, variables_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A narrower network that goes on where the wider one stopped.
+
+    Attributes:
+      model: the narrower model.
+      state: its training state.
+      name: what `replay` finds the cut by.
+    """
+
+    model: Any
+    state: TrainState
+    name: str
+
+
+def cut(run: RunFolder, model: Any, zigs: oto_jax.ZIGs, state: TrainState) -> Cut | None:
+    """Cuts the zero groups out of a training state and writes down how.
+
+    Args:
+      run: where to write it down.
+      model: the model that trains.
+      zigs: its groups.
+      state: one copy of its training state.
+
+    Returns:
+      The narrower network, or None where nothing is zero.
+    """
+    pruned = oto_jax.prune(model, variables_of(state), zigs)
+    if pruned.plan.whole:
+        return None
+    name = f"cut-{int(state.step):08d}"
+    shutil.rmtree(run.path / name, ignore_errors=True)  # Left by a run killed after this line.
+    oto_jax.save(run.path / name, pruned)
+    return Cut(pruned.model, oto_jax.shrink(state, pruned.plan), name)
+
+
+def replay(run: RunFolder, model: Any, names: Sequence[str]) -> Any:
+    """The model after the cuts of those names."""
+    for name in names:
+        model = oto_jax.load(run.path / name, model).model
+    return model
