@@ -77,7 +77,6 @@ def read_torch_bin(path: str | Path) -> dict[str, np.ndarray]:
 
 # What the standard library raises on bytes that are not what they should be.
 _DAMAGE = (
-    pickle.UnpicklingError,
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -160,6 +159,15 @@ class _TensorUnpickler(pickle.Unpickler):
         return _Storage(str(key), kind, int(count))
 
 
+def _load(stream: BinaryIO) -> Any:
+    try:
+        return _TensorUnpickler(stream).load()
+    except TorchFileError:
+        raise
+    except Exception as error:  # Damaged pickles raise anything, says the documentation of pickle.
+        raise TorchFileError(f"its pickle is damaged or not PyTorch's ({error!r})") from error
+
+
 def _read_zip(file: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
     with zipfile.ZipFile(file) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -169,7 +177,7 @@ def _read_zip(file: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise TorchFileError("its numbers are big-endian, which is not supported")
-        content = _TensorUnpickler(io.BytesIO(archive.read(names[0]))).load()
+        content = _load(io.BytesIO(archive.read(names[0])))
 
     def storage_bytes(storage: _Storage) -> bytes:
         with zipfile.ZipFile(file) as archive:
@@ -179,13 +187,13 @@ def _read_zip(file: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
 
 
 def _read_legacy(stream: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
-    if _TensorUnpickler(stream).load() != _LEGACY_MAGIC:
+    if _load(stream) != _LEGACY_MAGIC:
         raise TorchFileError("not a file of PyTorch's")
-    _TensorUnpickler(stream).load()  # The protocol's version: only 1001 was ever written.
-    if not _TensorUnpickler(stream).load().get("little_endian", True):
+    _load(stream)  # The protocol's version: only 1001 was ever written.
+    if not _load(stream).get("little_endian", True):
         raise TorchFileError("its numbers are big-endian, which is not supported")
-    content = _TensorUnpickler(stream).load()
-    keys = _TensorUnpickler(stream).load()
+    content = _load(stream)
+    keys = _load(stream)
     storages = {storage.key: storage for storage in _storages_of(content)}
     raw: dict[str, bytes] = {}
     for key in keys:
