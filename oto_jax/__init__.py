@@ -6,22 +6,57 @@ from oto_jax.errors import (
     InfeasibleTargetError,
     NonFiniteParametersError,
     OTOError,
+    OutputMismatchError,
+    RevivedGroupsError,
     UnprunableModelError,
     UntraceableError,
     ZIGMismatchError,
 )
+from oto_jax.optim.hspg import hspg
+from oto_jax.optim.hyperparameters import AdaptiveEpsilon
+from oto_jax.optim.metrics import GroupSparsity, group_sparsity
+from oto_jax.optim.transforms import add_group_lasso, project_half_space
+from oto_jax.optim.zeros import check_zeros
+from oto_jax.prune.certify import Certificate, certify
+from oto_jax.prune.macs import count_macs, count_parameters
+from oto_jax.prune.plan import Plan, make_plan
+from oto_jax.prune.prune import Pruned, prune
+from oto_jax.prune.shrink_zigs import shrink_zigs
+from oto_jax.prune.slicing import shrink
+from oto_jax.prune.storage import load, save
 from oto_jax.zigs.find import find_zigs
 from oto_jax.zigs.partition import ZIGs
 
 __all__ = [
+    "AdaptiveEpsilon",
+    "Certificate",
     "CheckpointError",
+    "GroupSparsity",
     "HyperparameterError",
     "InfeasibleTargetError",
     "NonFiniteParametersError",
     "OTOError",
+    "OutputMismatchError",
+    "Plan",
+    "Pruned",
+    "RevivedGroupsError",
     "UnprunableModelError",
     "UntraceableError",
     "ZIGMismatchError",
     "ZIGs",
+    "add_group_lasso",
+    "certify",
+    "check_zeros",
+    "count_macs",
+    "count_parameters",
     "find_zigs",
+    "group_sparsity",
+    "hspg",
+    "load",
+    "make_plan",
+    "project_half_space",
+    "prune",
+    "save",
+    "shrink",
+    "shrink_zigs",
 ]

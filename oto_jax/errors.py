@@ -31,3 +31,11 @@ class NonFiniteParametersError(OTOError):
 
 class CheckpointError(OTOError):
     """A saved slim model is damaged, incomplete or belongs to another model."""
+
+
+class OutputMismatchError(OTOError):
+    """The outputs of two models cannot be compared: other structure or other shapes."""
+
+
+class RevivedGroupsError(OTOError):
+    """Groups that the optimizer put to zero are not zero: something wrote to them afterwards."""

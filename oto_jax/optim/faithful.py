@@ -1,0 +1,147 @@
+"""Which groups become zero, as the paper has it: `FaithfulRule`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from oto_jax.optim.half_space import (
+    crosses,
+    deepest,
+    half_space_ratios,
+    initial_epsilon,
+    most_zero_groups,
+    next_epsilon,
+)
+from oto_jax.optim.hyperparameters import Epsilon
+from oto_jax.optim.norms import GroupVectors
+from oto_jax.zigs.partition import Path, ZIGs
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a rule may look at before it decides.
+
+    Attributes:
+      params: the arrays with groups before the step, by path from the root of the variables.
+      directions: the incoming updates, likewise; a positive or negative multiple of the step.
+      gradients: the loss's gradient, likewise, where the caller gave it.
+      squared_norms: of every group of the parameters.
+      products: inner product of every group of the parameters with its step.
+    """
+
+    params: Mapping[Path, jax.Array]
+    directions: Mapping[Path, jax.Array]
+    gradients: Mapping[Path, jax.Array] | None
+    squared_norms: GroupVectors
+    products: GroupVectors
+
+
+class HalfSpaceState(NamedTuple):
+    """State of the projection in faithful mode: counters and vectors over groups.
+
+    Attributes:
+      step: steps so far.
+      zero: per space, which groups the last step left at zero.
+      ratio: per space, the half-space ratios of the last step.
+      epsilon: of the spaces with an adaptive epsilon, its value.
+      groups: of the spaces with an upper sparsity below 1, how many groups they had at first.
+    """
+
+    step: jax.Array
+    zero: GroupVectors
+    ratio: GroupVectors
+    epsilon: dict[str, jax.Array]
+    groups: dict[str, jax.Array]
+
+    def shrink(self, plan: Any) -> HalfSpaceState:
+        """The state of the slim model that `oto_jax.prune` cuts along ``plan``."""
+        return self._replace(zero=cut(self.zero, plan), ratio=cut(self.ratio, plan))
+
+
+def cut(vectors: GroupVectors, plan: Any) -> GroupVectors:
+    """Vectors over the groups that a plan keeps; axes in front, as of replicas, stay."""
+
+    def cut_one(name: str) -> jax.Array:
+        kept = plan.units(name).positions
+        return jax.tree.map(lambda x: x[..., kept], vectors[name])
+
+    return {name: cut_one(name) for name in vectors}
+
+
+@dataclasses.dataclass(frozen=True)
+class FaithfulRule:
+    """The paper's rule, per space.
+
+    From step ``start_step`` on, a non-zero group whose trial leaves its half-space becomes zero,
+    and groups that are zero stay zero. A space never gets more zero groups through the test than
+    its upper sparsity allows: those deepest outside go first.
+
+    Attributes:
+      zigs: the groups.
+      epsilon: by space.
+      upper: upper group sparsity by space.
+      start_step: the first step of stage 2.
+    """
+
+    zigs: ZIGs
+    epsilon: Mapping[str, Epsilon]
+    upper: Mapping[str, Any]
+    start_step: int | jax.Array
+
+    def init(self, dtype: Any) -> HalfSpaceState:
+        """The state before the first step; vectors in ``dtype``."""
+        spaces = self.zigs.spaces
+        held = {s.name: initial_epsilon(self.epsilon[s.name], dtype) for s in spaces}
+        return HalfSpaceState(
+            step=jnp.zeros([], jnp.int32),
+            zero={s.name: jnp.zeros(s.size, bool) for s in spaces},
+            ratio={s.name: jnp.ones(s.size, dtype) for s in spaces},
+            epsilon={name: value for name, value in held.items() if value is not None},
+            groups={s.name: jnp.asarray(s.size, jnp.int32) for s in spaces if self._capped(s.name)},
+        )
+
+    def decide(self, trial: Trial, state: HalfSpaceState) -> tuple[GroupVectors, HalfSpaceState]:
+        """What part of each trial to keep, 1 or 0 per group, and the next state."""
+        ratios = half_space_ratios(trial.squared_norms, trial.products)
+        stage_two = state.step >= self.start_step
+        zero, epsilon = {}, {}
+        for name, ratio in ratios.items():
+            dead = trial.squared_norms[name] == 0
+            room = self._room(name, dead, state)
+            value = next_epsilon(
+                self.epsilon[name],
+                state.epsilon.get(name),
+                state.step,
+                state.step - self.start_step,
+                jnp.asarray(True) if room is None else room > 0,
+            )
+            crossing = crosses(ratio, value)
+            projected = crossing if room is None else deepest(crossing, ratio, room)
+            zero[name] = stage_two & (dead | projected)
+            epsilon[name] = value
+        next_state = HalfSpaceState(
+            step=optax.safe_increment(state.step),
+            zero=zero,
+            ratio={name: x.astype(state.ratio[name].dtype) for name, x in ratios.items()},
+            epsilon={name: epsilon[name] for name in state.epsilon},
+            groups=state.groups,
+        )
+        return {name: jnp.where(x, 0.0, 1.0) for name, x in zero.items()}, next_state
+
+    def _capped(self, name: str) -> bool:
+        upper = self.upper[name]
+        return isinstance(upper, jax.Array) or upper < 1
+
+    def _room(self, name: str, dead: jax.Array, state: HalfSpaceState) -> jax.Array | None:
+        """How many more groups may become zero; None where all may."""
+        if name not in state.groups:
+            return None
+        alive = jnp.sum(~dead, dtype=jnp.int32)
+        groups = state.groups[name]
+        return most_zero_groups(self.upper[name], groups) - (groups - alive)

@@ -1,0 +1,107 @@
+r"""The half-space test on vectors over groups (paper, section 3.2, equations 6 to 8).
+
+A group :math:`x_g` whose trial :math:`\tilde x_g = x_g + u_g` leaves the half-space
+:math:`\{z : \langle z, x_g \rangle \ge \epsilon \|x_g\|^2\}` is projected to zero. Everything here
+works on the *half-space ratio* :math:`\langle \tilde x_g, x_g \rangle / \|x_g\|^2`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from oto_jax.optim.hyperparameters import AdaptiveEpsilon, Epsilon, value_at
+from oto_jax.optim.norms import GroupVectors
+
+
+def half_space_ratios(squared_norms: GroupVectors, products: GroupVectors) -> GroupVectors:
+    r"""The ratio :math:`1 + \langle u_g, x_g \rangle / \|x_g\|^2` of every group.
+
+    Args:
+      squared_norms: per space, :math:`\|x_g\|^2` before the step.
+      products: per space, :math:`\langle u_g, x_g \rangle` with the update.
+
+    Returns:
+      Per space, the ratios. Infinite for groups that are zero, which have no half-space; infinite
+      or NaN for groups whose update is not finite. Neither is ever below an epsilon, see `crosses`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> norms, products = {"a": jnp.array([4.0, 0.0])}, {"a": jnp.array([-5.0, 0.0])}
+      >>> half_space_ratios(norms, products)["a"].tolist()
+      [-0.25, inf]
+    """
+    return {
+        name: jnp.where(norm > 0, 1 + products[name] / jnp.where(norm > 0, norm, 1), jnp.inf)
+        for name, norm in squared_norms.items()
+    }
+
+
+def crosses(ratio: jax.Array, epsilon: Any) -> jax.Array:
+    """Which groups the half-space test puts to zero: strictly below, and only finite trials."""
+    return jnp.isfinite(ratio) & (ratio < jnp.asarray(epsilon, ratio.dtype))
+
+
+def most_zero_groups(upper: Any, groups: jax.Array) -> jax.Array:
+    """The largest number of zero groups in a space of ``groups`` under an upper sparsity.
+
+    ``upper * groups`` rounded down, where a product that float32 puts a hair below a whole number
+    counts as that number.
+    """
+    share = jnp.asarray(upper, jnp.float32) * groups.astype(jnp.float32)
+    return jnp.floor(share * (1 + 4e-7) + 1e-6).astype(jnp.int32)
+
+
+def deepest(candidates: jax.Array, ratio: jax.Array, allowed: jax.Array) -> jax.Array:
+    """At most ``allowed`` of the candidates: those with the smallest ratio, then the first.
+
+    The paper's cap on group sparsity, with the count that it means, and the same choice on every
+    device.
+
+    Args:
+      candidates: bool, shape ``(size,)``.
+      ratio: half-space ratios, shape ``(size,)``.
+      allowed: how many may become zero; negative counts as none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> deepest(jnp.array([True, True, False, True]), jnp.array([.2, -.1, -9., .2]), 2).tolist()
+      [True, True, False, False]
+    """
+
+    def limit() -> jax.Array:
+        order = jnp.argsort(jnp.where(candidates, ratio, jnp.inf), stable=True)
+        return candidates & (jnp.argsort(order).astype(jnp.int32) < allowed)
+
+    return jax.lax.cond(jnp.sum(candidates, dtype=jnp.int32) <= allowed, lambda: candidates, limit)
+
+
+def initial_epsilon(epsilon: Epsilon, dtype: Any) -> jax.Array | None:
+    """What the state holds of an epsilon: the value of an adaptive one, else nothing."""
+    return jnp.asarray(epsilon.start, dtype) if isinstance(epsilon, AdaptiveEpsilon) else None
+
+
+def next_epsilon(
+    epsilon: Epsilon,
+    held: jax.Array | None,
+    step: jax.Array,
+    stage_step: jax.Array,
+    below_bound: jax.Array,
+) -> Any:
+    """The epsilon of this step.
+
+    Args:
+      epsilon: a number, a schedule or an `AdaptiveEpsilon`.
+      held: the value of an adaptive one so far.
+      step: steps since the start of training.
+      stage_step: steps since the start of stage 2; negative before.
+      below_bound: whether the space may have more zero groups than it has.
+    """
+    if not isinstance(epsilon, AdaptiveEpsilon):
+        return value_at(epsilon, step)
+    assert held is not None  # `initial_epsilon` made it.
+    due = (stage_step > 0) & (stage_step % epsilon.every == 0) & below_bound
+    raised = jnp.minimum(held + epsilon.increase, epsilon.limit).astype(held.dtype)
+    return jnp.where(due, raised, held)

@@ -1,0 +1,82 @@
+"""`hspg`: the half-space stochastic projected gradient method, as one `optax.chain`."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from oto_jax.optim.hyperparameters import Epsilon, PerSpace, ScalarOrSchedule, check_number
+from oto_jax.optim.transforms import add_group_lasso, momentum_by_stage, project_half_space
+from oto_jax.zigs.partition import ZIGs
+
+
+def hspg(
+    learning_rate: ScalarOrSchedule,
+    zigs: ZIGs,
+    *,
+    lmbda: ScalarOrSchedule = 1e-3,
+    epsilon: PerSpace[Epsilon] = 0.0,
+    momentum: float | jax.Array = 0.0,
+    start_step: int | jax.Array = 0,
+    upper_group_sparsity: PerSpace[float | jax.Array] = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Half-space stochastic projected gradient (paper, algorithm 2).
+
+    Minimises :math:`\psi(x) = f(x) + \lambda \sum_g \|x_g\|_2`. With the gradient :math:`\nabla f`,
+
+    .. math::
+      m &\leftarrow \mu m + \nabla f(x) + \lambda \frac{x_g}{\|x_g\|_2 + 10^{-6}}
+          && \text{(sub-gradient of } \psi \text{, with momentum)} \\
+      \tilde x &= x - \alpha m && \text{(trial)} \\
+      x_g &\leftarrow \begin{cases} 0 & \text{if } t \ge N_P \text{ and } (x_g = 0 \text{ or }
+          \langle \tilde x_g, x_g \rangle < \epsilon \|x_g\|^2) \\
+          \tilde x_g & \text{otherwise.} \end{cases}
+
+    Momentum starts afresh at the switch to stage 2, step :math:`N_P`. Parameters in no group take
+    plain momentum SGD.
+
+    Args:
+      learning_rate: :math:`\alpha`, a number or a schedule of the step.
+      zigs: the groups, from `oto_jax.find_zigs`.
+      lmbda: :math:`\lambda \ge 0`, a number or a schedule.
+      epsilon: :math:`\epsilon \in [0, 1)`, a number, a schedule, an `AdaptiveEpsilon`, or a
+        mapping from spaces to any of these. The larger, the more groups die.
+      momentum: :math:`\mu \in [0, 1)`. At 0 no buffer is kept.
+      start_step: :math:`N_P`, the number of steps of stage 1.
+      upper_group_sparsity: the share of zero groups up to which the test may put groups of each
+        space to zero, in [0, 1]; a number or a mapping from spaces.
+
+    Returns:
+      A transformation that ends a chain: nothing may change its updates.
+
+    Raises:
+      HyperparameterError: if an argument is out of its range or names an unknown space.
+      UnprunableModelError: if there is no group.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.array([[1.0, 1e-3]]), "b": jnp.ones((2, 2))}
+      >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 1)))
+      >>> tx = optax.chain(
+      ...     optax.clip_by_global_norm(1.0), oto_jax.hspg(0.1, zigs, lmbda=0.1, start_step=0))
+      >>> gradients = jax.tree.map(jnp.zeros_like, params)
+      >>> updates, _ = tx.update(gradients, tx.init(params), params)
+      >>> [round(x, 3) for x in optax.apply_updates(params, updates)["a"][0].tolist()]
+      [0.99, 0.0]
+    """
+    check_number("learning_rate", learning_rate, low=0.0)
+    check_number("momentum", momentum, low=0.0, below=1.0)
+    keeps_momentum = isinstance(momentum, jax.Array) or momentum != 0
+    return optax.chain(
+        add_group_lasso(lmbda, zigs),
+        momentum_by_stage(momentum, start_step) if keeps_momentum else optax.identity(),
+        project_half_space(
+            zigs,
+            learning_rate=learning_rate,
+            epsilon=epsilon,
+            start_step=start_step,
+            upper_group_sparsity=upper_group_sparsity,
+        ),
+    )

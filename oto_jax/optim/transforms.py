@@ -1,0 +1,287 @@
+r"""The two halves of HSPG, to be chained around any optimizer (paper, section 3.2).
+
+`add_group_lasso` comes first and turns the gradient of the loss into a sub-gradient of
+:math:`\psi(x) = f(x) + \lambda \sum_g \|x_g\|_2`; `project_half_space` comes last and puts groups
+exactly to zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from oto_jax.optim.faithful import FaithfulRule, Trial
+from oto_jax.optim.hyperparameters import (
+    AdaptiveEpsilon,
+    Epsilon,
+    PerSpace,
+    ScalarOrSchedule,
+    check_has_groups,
+    check_number,
+    per_space,
+    value_at,
+)
+from oto_jax.optim.norms import (
+    GroupVectors,
+    accumulation_dtype,
+    grouped_leaves,
+    inner_products,
+    map_leaves,
+    materialised,
+    spread,
+    squared_norms,
+)
+from oto_jax.zigs.partition import Path, ZIGs
+
+NO_PARAMS_MSG = (
+    "You are using a transformation that requires the current value of parameters, but you are not"
+    " passing `params` when calling `update`."
+)
+NORM_OFFSET = 1e-6
+"""What the original adds to a norm before it divides by it."""
+
+
+class GroupLassoState(NamedTuple):
+    """The number of steps so far, for a schedule of lambda."""
+
+    step: jax.Array
+
+
+def add_group_lasso(lmbda: ScalarOrSchedule, zigs: ZIGs) -> optax.GradientTransformation:
+    r"""Add the sub-gradient of the group lasso to the gradients.
+
+    .. math::
+      g_g \leftarrow g_g + \lambda \frac{x_g}{\|x_g\|_2 + 10^{-6}}
+
+    for every group, whatever its size; groups that are zero, and parameters in no group, keep their
+    gradient (paper, equation 4 and section 3.2).
+
+    Args:
+      lmbda: the weight :math:`\lambda \ge 0`, a number or a schedule of the step.
+      zigs: the groups.
+
+    Returns:
+      A transformation for the front of an `optax.chain`.
+
+    Raises:
+      HyperparameterError: if ``lmbda`` is negative or not finite.
+      UnprunableModelError: if there is no group.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.array([[3.0, 0.0], [4.0, 0.0]]), "b": jnp.ones((2, 2))}
+      >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 2)))
+      >>> tx = oto_jax.add_group_lasso(10.0, zigs)
+      >>> gradients = {"a": jnp.zeros((2, 2)), "b": jnp.zeros((2, 2))}
+      >>> updates, _ = tx.update(gradients, tx.init(params), params)
+      >>> print(updates["a"].round(3))
+      [[6. 0.]
+       [8. 0.]]
+    """
+    check_number("lmbda", lmbda, low=0.0)
+    check_has_groups(zigs)
+
+    def init_fn(params: Any) -> GroupLassoState:
+        del params
+        return GroupLassoState(jnp.zeros([], jnp.int32))
+
+    def update_fn(
+        updates: Any, state: GroupLassoState, params: Any = None
+    ) -> tuple[Any, GroupLassoState]:
+        if params is None:
+            raise ValueError(NO_PARAMS_MSG)
+        scales = _lasso_scales(squared_norms(zigs, grouped_leaves(zigs, params)), lmbda, state)
+
+        def add(path: Path, gradient: jax.Array, param: jax.Array) -> jax.Array:
+            if path not in zigs.members_by_path:
+                return gradient
+            dtype = accumulation_dtype(param, gradient)
+            scale = spread(zigs, scales, path, param.shape, 0.0).astype(dtype)
+            return (gradient.astype(dtype) + scale * param.astype(dtype)).astype(gradient.dtype)
+
+        new_updates = map_leaves(zigs, add, updates, params)
+        return new_updates, GroupLassoState(optax.safe_increment(state.step))
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _lasso_scales(
+    norms: GroupVectors, lmbda: ScalarOrSchedule, state: GroupLassoState
+) -> GroupVectors:
+    weight = value_at(lmbda, state.step)
+    return {
+        name: jnp.asarray(weight, norm.dtype) / (jnp.sqrt(norm) + NORM_OFFSET)
+        for name, norm in norms.items()
+    }
+
+
+class MomentumState(NamedTuple):
+    """The number of steps so far and the sum of past updates, shaped like the parameters."""
+
+    step: jax.Array
+    trace: Any
+
+
+def momentum_by_stage(
+    momentum: float | jax.Array, start_step: int | jax.Array
+) -> optax.GradientTransformation:
+    r"""Momentum :math:`m \leftarrow \mu m + g` that starts afresh when stage 2 begins.
+
+    The original keeps one buffer per stage; forgetting the sum at ``start_step`` is the same with
+    one. Without that, the momentum of stage 1 would carry groups over the edge of the half-space.
+
+    Args:
+      momentum: :math:`\mu` in [0, 1).
+      start_step: the first step of stage 2, :math:`N_P`.
+
+    Raises:
+      HyperparameterError: if an argument is out of its range.
+    """
+    check_number("momentum", momentum, low=0.0, below=1.0)
+    check_number("start_step", start_step, low=0)
+
+    def init_fn(params: Any) -> MomentumState:
+        return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+
+    def update_fn(
+        updates: Any, state: MomentumState, params: Any = None
+    ) -> tuple[Any, MomentumState]:
+        del params
+        decay = jnp.where(state.step == start_step, 0.0, momentum)
+        trace = jax.tree.map(
+            lambda g, m: (g + decay.astype(g.dtype) * m.astype(g.dtype)).astype(m.dtype),
+            updates,
+            state.trace,
+        )
+        return trace, MomentumState(optax.safe_increment(state.step), trace)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def project_half_space(
+    zigs: ZIGs,
+    *,
+    epsilon: PerSpace[Epsilon] = 0.0,
+    start_step: int | jax.Array = 0,
+    upper_group_sparsity: PerSpace[float | jax.Array] = 1.0,
+    learning_rate: ScalarOrSchedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Put groups exactly to zero; the last transformation of a chain.
+
+    From step ``start_step`` on, with the trial :math:`\tilde x = x + u`, for every group
+
+    .. math::
+      u_g \leftarrow \begin{cases} -x_g & \text{if } x_g = 0 \text{ or }
+        \langle \tilde x_g, x_g \rangle < \epsilon \|x_g\|^2 \\ u_g & \text{otherwise}
+      \end{cases}
+
+    (paper, equations 6 to 8). The update is cast to the parameter's dtype, so that
+    `optax.apply_updates` gives bitwise zeros. A group whose update is not finite is never put to
+    zero. Whatever comes after it, a learning rate, weight decay or an average of the parameters,
+    loses the zeros; `oto_jax.check_zeros` catches that.
+
+    Args:
+      zigs: the groups.
+      epsilon: :math:`\epsilon \in [0, 1)`: a number, a schedule of the step, an
+        `AdaptiveEpsilon`, or a mapping from spaces to any of these (0 where unnamed).
+      start_step: the first step of stage 2, :math:`N_P`.
+      upper_group_sparsity: the share of its groups that the test may put to zero in each space,
+        in [0, 1]; or a mapping from spaces to shares (1 where unnamed). When more would cross,
+        those with the smallest half-space ratio go.
+      learning_rate: a number or schedule when the incoming updates are a direction of descent that
+        is still to be scaled: the same as `optax.scale_by_learning_rate` just before, at one
+        pass over the parameters less.
+
+    Returns:
+      A transformation for the end of an `optax.chain`.
+
+    Raises:
+      HyperparameterError: if an argument is out of its range or names an unknown space.
+      UnprunableModelError: if there is no group.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.ones((2, 2))}
+      >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 1)))
+      >>> tx = optax.chain(optax.sgd(1.0), oto_jax.project_half_space(zigs))
+      >>> gradients = {"a": jnp.array([[1.5, 1.5]]), "b": jnp.zeros((2, 2))}
+      >>> updates, _ = tx.update(gradients, tx.init(params), params)
+      >>> optax.apply_updates(params, updates)["a"].tolist()
+      [[0.0, 0.5]]
+    """
+    check_has_groups(zigs)
+    check_number("start_step", start_step, low=0)
+    if learning_rate is not None:
+        check_number("learning_rate", learning_rate, low=0.0)
+    rule = FaithfulRule(
+        zigs,
+        _checked_epsilons(zigs, epsilon),
+        _checked_upper(zigs, upper_group_sparsity),
+        start_step,
+    )
+
+    def init_fn(params: Any) -> Any:
+        return rule.init(accumulation_dtype(*jax.tree.leaves(params)))
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        del extra_args
+        if params is None:
+            raise ValueError(NO_PARAMS_MSG)
+        rate = None if learning_rate is None else value_at(learning_rate, state.step)
+        keep, new_state = rule.decide(_trial(zigs, updates, params, grad, rate), state)
+        keep = {name: materialised(part) for name, part in keep.items()}
+
+        def project(path: Path, direction: jax.Array, param: jax.Array) -> jax.Array:
+            update = _scaled(direction, rate).astype(param.dtype)
+            if path not in zigs.members_by_path:
+                return update
+            part = spread(zigs, keep, path, param.shape, 1.0).astype(param.dtype)
+            return jnp.where(part == 0, -param, update)
+
+        return map_leaves(zigs, project, updates, params), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _trial(zigs: ZIGs, updates: Any, params: Any, grad: Any, rate: Any) -> Trial:
+    leaves, directions = grouped_leaves(zigs, params), grouped_leaves(zigs, updates)
+    products = inner_products(zigs, directions, leaves)
+    return Trial(
+        params=leaves,
+        directions=directions,
+        gradients=None if grad is None else grouped_leaves(zigs, grad),
+        squared_norms=squared_norms(zigs, leaves),
+        products={name: _scaled(product, rate) for name, product in products.items()},
+    )
+
+
+def _scaled(direction: jax.Array, rate: Any) -> jax.Array:
+    """The step in a direction of descent; the direction itself where it is a step already."""
+    if rate is None:
+        return direction
+    dtype = accumulation_dtype(direction)
+    return -jnp.asarray(rate, dtype) * direction.astype(dtype)
+
+
+def _checked_epsilons(zigs: ZIGs, epsilon: PerSpace[Epsilon]) -> dict[str, Epsilon]:
+    epsilons: dict[str, Epsilon] = per_space(zigs, "epsilon", epsilon, 0.0)
+    for value in epsilons.values():
+        if not isinstance(value, AdaptiveEpsilon):
+            check_number("epsilon", value, low=0.0, below=1.0)
+    return epsilons
+
+
+def _checked_upper(zigs: ZIGs, upper: PerSpace[Any]) -> dict[str, Any]:
+    uppers = per_space(zigs, "upper_group_sparsity", upper, 1.0)
+    for value in uppers.values():
+        check_number("upper_group_sparsity", value, low=0.0, high=1.0)
+    return uppers
