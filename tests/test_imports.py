@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "prune": {"errors", "zigs"},
     "models": set(),
 }
-FLAX_LIVES_IN = ("models/", "prune/linen.py", "prune/nnx.py", "zigs/find.py")
+FLAX_LIVES_IN = ("models/", "prune/linen", "prune/nnx", "zigs/find.py")
 CORE = {"jax", "flax", "optax", "numpy", "orbax"}
 HEAVY = ("tensorflow", "torch", "transformers", "matplotlib", "sklearn", "pandas")
 

@@ -98,10 +98,8 @@ def certify(full: Any, slim: Any, *inputs: Any, repeats: int = 0, **kwargs: Any)
 def _runnable(model: Any, kwargs: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
     """The model as ``fn(variables, *inputs)`` and its variables."""
     if hasattr(model, "plan") and hasattr(model, "variables"):
-        model = model.model if framework_of(model.model) == "nnx" else (
-            model.model,
-            model.variables,
-        )
+        in_model = framework_of(model.model) == "nnx"
+        model = model.model if in_model else (model.model, model.variables)
     if framework_of(model) == "nnx":
         from oto_jax.prune import nnx
 
@@ -121,6 +119,7 @@ def _runnable(model: Any, kwargs: Mapping[str, Any]) -> tuple[Callable[..., Any]
 def _run(
     fn: Callable[..., Any], variables: Any, inputs: tuple[Any, ...], repeats: int
 ) -> tuple[Any, Cost]:
+    variables, inputs = jax.device_put((variables, inputs))
     run = jax.jit(fn)
     outputs = jax.block_until_ready(run(variables, *inputs))
     cost = Cost(

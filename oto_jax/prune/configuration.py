@@ -101,9 +101,10 @@ def _rebuilt(value: Any, updates: Mapping[str, Any]) -> Any:
         entries = [updates.get(str(index), entry) for index, entry in enumerate(value)]
         return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     if isinstance(value, Mapping):
-        return type(value)({**value, **updates})
-    if hasattr(value, "clone") and dataclasses.is_dataclass(value):
-        return value.clone(**updates)  # A Flax module: `dataclasses.replace` would bind it.
+        rebuild: Any = type(value)
+        return rebuild({**value, **updates})
+    if dataclasses.is_dataclass(value) and (clone := getattr(value, "clone", None)):
+        return clone(**updates)  # A Flax module: `dataclasses.replace` would bind it.
     if dataclasses.is_dataclass(value):
         return dataclasses.replace(value, **updates)  # type: ignore[type-var]
     changed = copy.copy(value)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from oto_jax.errors import OutputMismatchError
@@ -68,7 +69,7 @@ def _leaf_difference(
 
 def _wide(leaf: Any) -> np.ndarray:
     """The leaf's values in float64, or complex128; a typed random key as its bits."""
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     values = np.asarray(leaf)
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)

@@ -101,9 +101,7 @@ def program(model: nn.Module, variables: Any, call: Call) -> Program:
     return Program(fn, variables)
 
 
-def _run(
-    model: nn.Module, variables: Any, call: Call, interceptor: Callable[..., Any]
-) -> None:
+def _run(model: nn.Module, variables: Any, call: Call, interceptor: Callable[..., Any]) -> None:
     with nn.intercept_methods(interceptor):
         program(model, variables, call).shapes(call.arrays())
 
@@ -140,9 +138,7 @@ def _with_attached(module: nn.Module, inputs: Any) -> list[tuple[nn.Module, Any]
     return [(module, inputs), *((child, ((), {})) for child in attached(module))]
 
 
-def _attempt(
-    work: Rebuilding, chosen: tuple[Override, ...]
-) -> Trial[tuple[nn.Module, Plan]]:
+def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nn.Module, Plan]]:
     """Runs the model on the slim variables with ``chosen`` and what its layers need besides."""
     found: dict[Field, Override] = {}
     for override in (*work.before, *chosen):
@@ -234,22 +230,29 @@ def _checked(work: Rebuilding, form: Any, overrides: tuple[Override, ...]) -> tu
 
 def _check_init(work: Rebuilding, slim: nn.Module) -> None:
     """Where ``init`` takes the same call, the slim model has to initialise at the slim shapes."""
-    full = with_widths(work.model, work.before)
-    try:
-        initial = _initial(full, work.call)
-    except Exception:  # This call does not initialise the full model either.
-        return
+    full = initial_shapes(with_widths(work.model, work.before), work.call)
     known = work.plan.by_path
-    if any(path not in known or known[path].shape != shape for path, shape in initial.items()):
+    if full is None or any(
+        path not in known or known[path].shape != leaf.shape for path, leaf in full.items()
+    ):
         return
-    for path, shape in _initial(slim, work.call).items():
-        if shape != known[path].slim_shape:
+    for path, leaf in _initial(slim, work.call).items():
+        if leaf.shape != known[path].slim_shape:
             raise UnprunableModelError(
-                f"init makes {format_path(path)!r} of shape {shape}, not {known[path].slim_shape}"
+                f"init makes {format_path(path)!r} of shape {leaf.shape}, not"
+                f" {known[path].slim_shape}"
             )
 
 
-def _initial(model: nn.Module, call: Call) -> dict[Path, tuple[int, ...]]:
+def initial_shapes(model: nn.Module, call: Call) -> dict[Path, Any] | None:
+    """What ``model.init`` makes on the call, abstractly; None where it does not take that call."""
+    try:
+        return _initial(model, call)
+    except Exception:  # Such as a call of a method that needs variables of another one.
+        return None
+
+
+def _initial(model: nn.Module, call: Call) -> dict[Path, Any]:
     def init(*arrays: Any) -> Any:
         args, kwargs = call.filled(arrays)
         rngs = {"params": jax.random.key(0), **(kwargs.pop("rngs", None) or {})}
@@ -257,5 +260,4 @@ def _initial(model: nn.Module, call: Call) -> dict[Path, tuple[int, ...]]:
             kwargs.pop(name, None)
         return model.init(rngs, *args, **kwargs)
 
-    shapes = jax.eval_shape(init, *call.arrays())
-    return {path: leaf.shape for path, leaf in leaves_by_path(shapes).items()}
+    return leaves_by_path(jax.eval_shape(init, *call.arrays()))

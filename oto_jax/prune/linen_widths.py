@@ -20,7 +20,7 @@ FIELD = "slim_widths"
 Pins = Mapping[Path, tuple[Override, ...]]
 
 
-def with_widths(model: nn.Module, overrides: tuple[Override, ...]) -> nn.Module:
+def with_widths(model: nn.Module, overrides: tuple[Override, ...]) -> Any:
     """``model`` at other widths: an instance of a subclass that remembers ``overrides``.
 
     The subclass runs every method of the model's class, and any function given as ``method=``,
@@ -43,18 +43,18 @@ def widths_of(model: nn.Module) -> tuple[Override, ...]:
     return getattr(model, FIELD, ())
 
 
-def without_widths(model: nn.Module) -> nn.Module:
+def without_widths(model: nn.Module) -> Any:
     """The module that `with_widths` was given, up to its own fields."""
     return base_class(type(model))(**_fields(model)) if widths_of(model) else model
 
 
-def base_class(cls: type[nn.Module]) -> type[nn.Module]:
+def base_class(cls: type[nn.Module]) -> Any:
     """The user's class of a class that `widths_class` made, or ``cls`` itself."""
     return cls.__dict__.get("slim_base", cls)
 
 
 @functools.cache
-def widths_class(base: type[nn.Module]) -> type[nn.Module]:
+def widths_class(base: Any) -> Any:
     """The subclass of ``base`` with a field of overrides; it keeps the name, hence scopes."""
     namespace: dict[str, Any] = {
         "__module__": base.__module__,
@@ -141,9 +141,7 @@ def _reduce(self: nn.Module) -> tuple[Any, ...]:
     return _restore, (base_class(type(self)), _fields(self), widths_of(self))
 
 
-def _restore(
-    base: type[nn.Module], fields: dict[str, Any], overrides: tuple[Override, ...]
-) -> nn.Module:
+def _restore(base: Any, fields: dict[str, Any], overrides: tuple[Override, ...]) -> Any:
     return widths_class(base)(**fields, **{FIELD: overrides})
 
 

@@ -98,9 +98,7 @@ def _modules(model: nnx.Module) -> Modules:
     return {tuple(str(key) for key in path): module for path, module in nnx.iter_modules(model)}
 
 
-def _attempt(
-    work: Rebuilding, chosen: tuple[Override, ...]
-) -> Trial[tuple[nnx.Module, Plan]]:
+def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nnx.Module, Plan]]:
     """A sliced copy with ``chosen`` attributes and those its layers need, run and checked."""
     slim = nnx.clone(work.model)
     nnx.update(slim, slice_variables(state_of(slim), work.plan))
@@ -185,7 +183,8 @@ def _set_attributes(model: nnx.Module, overrides: tuple[Override, ...]) -> None:
 
 def pure(model: nnx.Module, kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """The model as ``fn(variables, *inputs)``; the variables keep parameters under ``params``."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    split: tuple[Any, ...] = nnx.split(model, nnx.Param, ...)
+    graph, params, rest = split
 
     def fn(variables: Any, *inputs: Any) -> Any:
         return nnx.merge(graph, variables["params"], variables["rest"])(*inputs, **kwargs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from oto_jax.errors import UnprunableModelError, ZIGMismatchError
 from oto_jax.prune.zero_units import nonzero_units
+from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Member, Path, Space, ZIGs, format_path, leaves_by_path
 
 Form = Literal["arrays", "configuration", "widths", "attributes"]
@@ -104,6 +105,7 @@ class Plan:
       form: how the slim model is made: the same class with other ``configuration``, the same
         class with overridden ``widths`` (Linen), set ``attributes`` (NNX), or ``arrays`` alone.
       overrides: the widths that change, for `form`.
+      call: what the model was called with when it was rebuilt, for checks on loading.
     """
 
     spaces: tuple[SpacePlan, ...]
@@ -111,6 +113,7 @@ class Plan:
     prefix: Path
     form: Form = "arrays"
     overrides: tuple[Override, ...] = ()
+    call: Call | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def by_path(self) -> Mapping[Path, ArrayPlan]:
@@ -176,6 +179,7 @@ class Plan:
             "prefix": self.prefix,
             "form": self.form,
             "overrides": [dataclasses.asdict(override) for override in self.overrides],
+            "call": self.call.to_json() if self.call else None,
         }
 
     @classmethod
@@ -200,6 +204,7 @@ class Plan:
             prefix=tuple(data["prefix"]),
             form=data["form"],
             overrides=tuple(_override_from_json(entry) for entry in data["overrides"]),
+            call=Call.from_json(data["call"]),
         )
 
 
@@ -238,7 +243,7 @@ def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1) -> Plan:
       ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
       >>> params = {"a": jnp.ones((2, 3)).at[:, 1].set(0), "b": jnp.ones((3, 4))}
       >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 2)))
-      >>> plan = oto_jax.prune.make_plan(params, zigs)
+      >>> plan = oto_jax.make_plan(params, zigs)
       >>> [array.slim_shape for array in plan.arrays]
       [(2, 2), (2, 4)]
     """
@@ -296,7 +301,7 @@ def plan_of_units(
     leaves = leaves_by_path(variables)
     masks = _axis_masks(zigs.spaces, spaces, leaves)
     arrays = tuple(_array_plan(path, leaf, masks.get(path, {})) for path, leaf in leaves.items())
-    return Plan(spaces, arrays, zigs.prefix)
+    return Plan(spaces, arrays, zigs.prefix, call=zigs.call)
 
 
 def _axis_masks(

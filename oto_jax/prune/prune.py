@@ -88,8 +88,8 @@ def prune(model: Any, variables: Any, zigs: ZIGs | None = None, *, round_to: int
 
             full = nnx.filled(model, variables)
             plan = make_plan(nnx.state_of(full), zigs, round_to=round_to)
-            slim, plan = nnx.rebuild(full, plan, recorded_call(zigs))
-            return Pruned(slim, nnx.state_of(slim), plan)
+            copy, plan = nnx.rebuild(full, plan, recorded_call(zigs))
+            return Pruned(copy, nnx.state_of(copy), plan)
     raise UnprunableModelError(
         f"prune rebuilds Flax modules; for a {type(model).__name__} use"
         " oto_jax.narrow(fn, variables, zigs)"

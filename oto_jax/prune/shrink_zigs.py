@@ -31,7 +31,7 @@ def shrink_zigs(zigs: ZIGs, plan: Plan) -> ZIGs:
       ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
       >>> params = {"a": jnp.ones((2, 3)).at[:, 1].set(0), "b": jnp.ones((3, 4))}
       >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 2)))
-      >>> slim = oto_jax.prune.shrink_zigs(zigs, oto_jax.prune.make_plan(params, zigs))
+      >>> slim = oto_jax.shrink_zigs(zigs, oto_jax.make_plan(params, zigs))
       >>> slim.num_groups, slim.masks["a"].shape
       (2, (1, 2))
     """

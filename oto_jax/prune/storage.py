@@ -1,0 +1,316 @@
+"""`save` and `load`: the plan as JSON, the arrays through Orbax, nothing pickled.
+
+A checkpoint is a directory with ``plan.json`` and ``arrays/``. It is written under another name
+beside its place, read back, compared, and only then renamed: what stands under the given name is
+always whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path as File
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oto_jax.errors import CheckpointError, OTOError
+from oto_jax.prune.framework import framework_of
+from oto_jax.prune.plan import Plan
+from oto_jax.prune.prune import Pruned
+from oto_jax.prune.tree_text import read_skeleton, skeleton
+from oto_jax.prune.zero_units import host_values
+from oto_jax.zigs.partition import Path, format_path, leaves_by_path
+
+FORMAT = "oto_jax slim model"
+VERSION = 1
+
+PathLike = str | os.PathLike[str]
+
+
+def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
+    """Writes a slim model: its plan as JSON, its arrays through Orbax.
+
+    Args:
+      path: the directory to make.
+      pruned: what `prune` returned; its variables may have been trained further.
+      overwrite: replace a checkpoint that is already there, once the new one is whole.
+
+    Raises:
+      CheckpointError: if something stands at ``path`` already, or cannot be written, or does not
+        read back as written. What stood there stays as it was.
+
+    Example:
+      >>> import tempfile, jax, jax.numpy as jnp, oto_jax, flax.linen as nn
+      >>> model = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
+      >>> x = jnp.ones((1, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> slim = oto_jax.prune(model, variables, oto_jax.find_zigs(model, variables, x))
+      >>> place = tempfile.mkdtemp() + "/slim"
+      >>> oto_jax.save(place, slim)
+      >>> again = oto_jax.load(place, model)
+      >>> bool((again.model.apply(again.variables, x) == slim.model.apply(slim.variables, x)).all())
+      True
+    """
+    target = File(path).absolute()
+    if target.exists() and not overwrite:
+        raise CheckpointError(
+            f"{target} exists already; choose another place, or save(..., overwrite=True)"
+        )
+    arrays = _host_arrays(pruned.variables)
+    text = _document(pruned, arrays)
+    with _sibling(target) as partial:
+        try:
+            _write_arrays(partial / "arrays", arrays)
+            _write_text(partial / "plan.json", text)
+            _read(partial)
+            _replace(partial, target)
+        except OTOError as error:
+            raise CheckpointError(f"{target} was not written, for {error}") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{target} could not be written ({error}); what stood there is as it was"
+            ) from error
+
+
+def load(path: PathLike, model: Any) -> Pruned:
+    """The slim model that `save` wrote, rebuilt from the full model's object.
+
+    Args:
+      path: the checkpoint's directory.
+      model: the full model, built as it was for `prune`; its own weights play no part.
+
+    Returns:
+      Model, variables (plain dictionaries for Linen) and plan as they were saved.
+
+    Raises:
+      CheckpointError: if the checkpoint is missing, incomplete, damaged, or of another model; the
+        message names the first array that differs.
+    """
+    document, arrays = _read(File(path).absolute())
+    plan = Plan.from_json(document["plan"])
+    match framework_of(model):
+        case "linen":
+            return _load_linen(document, arrays, model, plan)
+        case "nnx":
+            from oto_jax.prune import nnx
+
+            _check_shapes(plan, leaves_by_path(nnx.state_of(model)))
+            slim = nnx.restore(model, plan, arrays)
+            return Pruned(slim, nnx.state_of(slim), plan)
+    return Pruned(model, read_skeleton(document["tree"], arrays), plan)
+
+
+def _load_linen(
+    document: Mapping[str, Any], arrays: Mapping[Path, Any], model: Any, plan: Plan
+) -> Pruned:
+    from oto_jax.prune import linen
+
+    _check_class(document, model, plan)
+    initial = linen.initial_shapes(model, plan.call) if plan.call else None
+    if initial is not None:
+        _check_shapes(plan, initial)
+    variables = read_skeleton(document["tree"], arrays)
+    try:
+        slim = linen.restore(model, plan)
+        if plan.call:
+            linen.program(slim, variables, plan.call).shapes(plan.call.arrays())
+    except Exception as error:  # Whatever a user's module raises on variables of another model.
+        raise CheckpointError(
+            f"the checkpoint does not fit this {type(model).__name__}: {error}; load it into the"
+            " model that was pruned"
+        ) from error
+    return Pruned(slim, variables, plan)
+
+
+def _check_class(document: Mapping[str, Any], model: Any, plan: Plan) -> None:
+    """Where no call was recorded, the model's class is all there is to go by."""
+    saved, given = document["model"], type(model).__name__
+    if plan.call is None and saved != given:
+        raise CheckpointError(
+            f"the checkpoint is of a {saved}, not of a {given}; load it into the model that was"
+            " pruned"
+        )
+
+
+def _check_shapes(plan: Plan, model: Mapping[Path, Any]) -> None:
+    """Compares the full model's arrays with those the plan was made for."""
+    wanted = {array.path: array.shape for array in plan.arrays}
+    for path in sorted(wanted.keys() | model.keys()):
+        given = tuple(np.shape(model[path])) if path in model else "absent"
+        if given != wanted.get(path, "absent"):
+            raise CheckpointError(
+                f"{format_path(path)!r} is {given} in this model and"
+                f" {wanted.get(path, 'absent')} in the one that was pruned; load the checkpoint"
+                " into that model"
+            )
+
+
+def _host_arrays(variables: Any) -> dict[Path, np.ndarray]:
+    return {path: _bits(path, leaf) for path, leaf in leaves_by_path(variables).items()}
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _bits(path: Path, leaf: Any) -> np.ndarray:
+    return host_values(path, jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _document(pruned: Pruned, arrays: Mapping[Path, np.ndarray]) -> str:
+    """The JSON text, with a checksum of all the rest of it."""
+    implementations = {
+        path: str(jax.random.key_impl(leaf))
+        for path, leaf in leaves_by_path(pruned.variables).items()
+        if _is_key(leaf)
+    }
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": type(pruned.model).__name__,
+        "plan": pruned.plan.to_json(),
+        "tree": skeleton(pruned.variables),
+        "arrays": [
+            {
+                "path": path,
+                "shape": array.shape,
+                "dtype": array.dtype.name,
+                "key": implementations.get(path),
+                "sha256": _checksum(array),
+            }
+            for path, array in arrays.items()
+        ],
+    }
+    return json.dumps({"sha256": _text_checksum(content), "content": content}, indent=1)
+
+
+def _checksum(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _text_checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _sibling(target: File) -> Iterator[File]:
+    """A new directory beside ``target``; removed at the end unless it was renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = File(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_text(file: File, text: str) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_arrays(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
+    import orbax.checkpoint as ocp
+
+    tree = {str(number): array for number, array in enumerate(arrays.values()) if array.size}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
+
+
+def _replace(partial: File, target: File) -> None:
+    """Puts the new directory in the place of the old one, which is moved aside until then."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    aside = File(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    target.rename(aside / target.name)
+    try:
+        partial.rename(target)
+    except OSError:
+        (aside / target.name).rename(target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read(directory: File) -> tuple[dict[str, Any], dict[Path, Any]]:
+    """The checked JSON content, and the checked arrays by path."""
+    content = _read_content(directory)
+    stored = _read_arrays(directory / "arrays", content["arrays"])
+    arrays: dict[Path, Any] = {}
+    for entry, array in zip(content["arrays"], stored, strict=True):
+        path = tuple(entry["path"])
+        if array.dtype.name != entry["dtype"] or _checksum(array) != entry["sha256"]:
+            raise _damaged(directory, f"{format_path(path)!r} does not have the bytes written")
+        key = entry["key"]
+        arrays[path] = jax.random.wrap_key_data(jnp.asarray(array), impl=key) if key else array
+    return content, arrays
+
+
+def _read_content(directory: File) -> dict[str, Any]:
+    file = directory / "plan.json"
+    if not directory.is_dir():
+        raise CheckpointError(f"there is no checkpoint at {directory}{_leftovers(directory)}")
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        content, checksum = document["content"], document["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(directory, f"plan.json cannot be read ({error})") from error
+    if _text_checksum(content) != checksum:
+        raise _damaged(directory, "plan.json is not as it was written")
+    if content["format"] != FORMAT or content["version"] > VERSION:
+        raise CheckpointError(
+            f"{directory} is of format {content['format']!r}, version {content['version']}; this"
+            f" release reads {FORMAT!r} up to version {VERSION}: update oto_jax"
+        )
+    return dict(content)
+
+
+def _read_arrays(directory: File, entries: list[dict[str, Any]]) -> list[np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    names = {
+        str(number): ocp.RestoreArgs(restore_type=np.ndarray)
+        for number, entry in enumerate(entries)
+        if 0 not in entry["shape"]
+    }
+    if not directory.is_dir():
+        raise _damaged(directory.parent, "it has no arrays")
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=names))
+    except Exception as error:  # Orbax and TensorStore raise errors of many kinds on bad files.
+        raise _damaged(directory.parent, f"Orbax cannot read the arrays ({error})") from error
+    return [
+        np.asarray(tree[str(number)])
+        if str(number) in names
+        else np.zeros(entry["shape"], jnp.dtype(entry["dtype"]))
+        for number, entry in enumerate(entries)
+    ]
+
+
+def _damaged(directory: File, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {directory} is incomplete or damaged: {reason}; save the slim model"
+        " again, or prune once more from the full checkpoint"
+    )
+
+
+def _leftovers(directory: File) -> str:
+    """A hint at what an interrupted `save` left beside the place."""
+    old = list(directory.parent.glob(f".{directory.name}.old-*/{directory.name}"))
+    if old:
+        return f"; a save was interrupted, and the one before it is whole: rename {old[0]}"
+    if list(directory.parent.glob(f".{directory.name}.writing-*")):
+        return "; a save was interrupted there before it was complete: save again"
+    return ""
