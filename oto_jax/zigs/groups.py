@@ -222,18 +222,17 @@ def _runs_by_atom(dim: Dim) -> dict[Atom, tuple[Run, ...]]:
 
 def _names(members: Sequence[Sequence[Member]], prefix: Path) -> list[str]:
     """A short unique name for each space: the module, or the parameter, of its first member."""
-    paths = [group[0].path[len(prefix) :] for group in members]
-    short = [format_path(path[:-1] or path) for path in paths]
+    paths = [format_path(group[0].path[len(prefix) :]) for group in members]
+    short = [path.rsplit("/", 1)[0] for path in paths]
     names = [
-        name if short.count(name) == 1 else format_path(path)
+        path if short.count(name) > 1 and paths.count(path) == 1 else name
         for name, path in zip(short, paths, strict=True)
     ]
     seen: dict[str, int] = {}
-    unique: list[str] = []
-    for name in names:
+    for k, name in enumerate(names):
         seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return unique
+        names[k] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
 
 
 def _blocked(
