@@ -47,7 +47,7 @@ class Figures:
 
 def accuracy(network: Network, images: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose largest output is at their label."""
-    return float(np.mean(np.argmax(network.compiled()(images), -1) == labels))
+    return float(np.mean(np.argmax(np.asarray(network.compiled()(images)), -1) == labels))
 
 
 def latencies_ms(

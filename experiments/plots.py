@@ -72,7 +72,7 @@ def draw_group_norms(
             axes.plot([], [], color=colour, label=label)  # a legend entry that is not faint
     axes.axvline(switch, color="black", linestyle="--", linewidth=1, label="stage 2 begins")
     axes.set(yscale="log", xlabel="epoch", ylabel="norm of a group", title="Groups over training")
-    axes.legend(fontsize="small", loc="lower left")
+    axes.legend(fontsize="small", loc="lower right")
 
 
 def draw_widths(axes: Axes, widths: Sequence[Mapping[str, Any]]) -> None:

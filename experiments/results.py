@@ -59,13 +59,13 @@ def read_results(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that a kill or a full disk leaves the old content or the new."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a kill or a full disk leaves the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

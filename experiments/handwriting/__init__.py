@@ -1,0 +1,1 @@
+"""The demo's parts: images, network, training."""
