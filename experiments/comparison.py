@@ -84,7 +84,7 @@ def format_table(results: Mapping[str, Any]) -> str:
       Worst difference of an output: 1.0e-06 of the largest.
     """
     dense, slim = results["dense"], results["slim"]
-    rows = [("", "dense", "slim", "slim / dense")]
+    rows: list[tuple[str, ...]] = [("", "dense", "slim", "slim / dense")]
     rows.append(_row("test accuracy", "{:.2%}", dense["test_accuracy"], slim["test_accuracy"], ""))
     for name, key in (("parameters", "parameters"), ("MACs", "macs")):
         rows.append(_row(name, "{:,}", dense[key], slim[key]))
