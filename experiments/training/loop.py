@@ -27,7 +27,7 @@ from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
 from experiments.training.run_folder import RunFolder
 from experiments.training.shrinking import cut, replay
-from experiments.training.sparsity import sparsity_of
+from experiments.training.sparsity import sparsity_row
 from experiments.training.state import TrainState, create_state, variables_of
 from experiments.training.stopping import StopRequest
 from experiments.training.task import Network, Task, abstract_variables, find_zigs, make_network
@@ -228,7 +228,9 @@ def _log(session: _Session, writer: MetricWriter) -> dict[str, float]:
     _add_up(session)
     progress = session.progress
     row = {name: total / progress.counted for name, total in progress.sums.items()}
-    row |= sparsity_of(session.full, session.network, session.parallel, session.state.params)
+    params = par.unreplicate(session.parallel, session.state.params)
+    found = session.network.sparsity(params)
+    row |= sparsity_row(session.full, session.network.zigs, found)
     writer.write(session.step, row)
     session.progress = dataclasses.replace(progress, sums={}, counted=0)
     return row

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from experiments.errors import OptionError
 
@@ -64,34 +65,47 @@ class RunOptions:
 
 # They decide where, when and how fast a run computes, not what.
 NO_EFFECT_ON_THE_RESULT = frozenset(
-    ["workdir", "parallel", "max_minutes", "stop_after", "coordinator", "processes", "process"]
+    "workdir parallel max_minutes stop_after coordinator processes process".split()
 )
 
+Config = TypeVar("Config")
 
-def identity(config: Any) -> dict[str, Any]:
-    """What decides a run's result: a configuration's values but for where and how long it runs.
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values, without what has no effect on a run's result.
 
     Args:
-      config: a dataclass whose field ``run`` is a `RunOptions`.
-
-    Returns:
-      JSON values by dotted name.
+      config: a dataclass of plain values, tuples, paths and dataclasses.
     """
-    values: dict[str, Any] = {"script": type(config).__module__ + "." + type(config).__qualname__}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name != "run":
-            values[field.name] = _json(value)
-            continue
-        for option in dataclasses.fields(value):
-            if option.name not in NO_EFFECT_ON_THE_RESULT:
-                values[option.name] = _json(getattr(value, option.name))
-    return values
+    return {
+        field.name: _json(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if not (isinstance(config, RunOptions) and field.name in NO_EFFECT_ON_THE_RESULT)
+    }
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (list, tuple)):
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, tuple):
         return [_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(default: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration that `to_json` wrote, with ``default``'s values where it wrote none."""
+    hints = get_type_hints(type(default))
+    changes = {
+        name: _value(getattr(default, name), hints[name], value) for name, value in values.items()
+    }
+    return dataclasses.replace(default, **changes)  # type: ignore[type-var]
+
+
+def _value(default: Any, hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(default):
+        return from_json(default, value)
+    if isinstance(value, list):
+        return tuple(_value(None, None, item) for item in value)
+    if isinstance(value, str) and Path in (hint, *get_args(hint)):
+        return Path(value)
     return value

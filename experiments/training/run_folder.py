@@ -22,7 +22,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.errors import CheckpointMismatchError, DiskFullError, RunInUseError
+from experiments.errors import (
+    CheckpointMismatchError,
+    DiskFullError,
+    MissingDataError,
+    RunInUseError,
+)
+from experiments.results import format_json, read_results, write_whole
 from experiments.training.state import TrainState
 
 
@@ -45,7 +51,8 @@ def open_run(path: Path, config: Mapping[str, Any], keep: int = 2) -> Iterator[R
 
     Args:
       path: the folder; created where it is missing.
-      config: everything that decides what the run computes, as JSON values.
+      config: everything that decides what the run computes, as JSON values; see
+        `experiments.training.options.to_json`.
       keep: how many checkpoints to keep.
 
     Raises:
@@ -81,9 +88,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _claim(path: Path, config: Mapping[str, Any]) -> None:
     file = path / "config.json"
-    mine = json.loads(json.dumps(config))
     if file.exists():
-        theirs = json.loads(file.read_text())
+        theirs, mine = _flat(read_config(path)), _flat(config)
         differing = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if differing:
             changes = ", ".join(f"{k}: {theirs.get(k)!r} -> {mine.get(k)!r}" for k in differing)
@@ -92,9 +98,27 @@ def _claim(path: Path, config: Mapping[str, Any]) -> None:
                 " to go on with it, or another folder with --workdir"
             )
     elif jax.process_index() == 0:
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(mine, indent=2) + "\n")
-        os.replace(temporary, file)
+        write_whole(file, format_json(config) + "\n")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder.
+
+    Raises:
+      MissingDataError: if the folder holds no run.
+    """
+    file = path / "config.json"
+    if not file.exists():
+        raise MissingDataError(f"{path} holds no run: it has no config.json")
+    return read_results(file)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by option: nested groups of options are told apart by name alone, as in commands."""
+    flat: dict[str, Any] = {}
+    for key, value in json.loads(json.dumps(config)).items():
+        flat |= _flat(value) if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def save(run: RunFolder, state: TrainState, note: Mapping[str, Any]) -> None:

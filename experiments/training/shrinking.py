@@ -8,7 +8,6 @@ be read back.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +47,8 @@ def cut(run: RunFolder, model: Any, zigs: oto_jax.ZIGs, state: TrainState) -> Cu
     if pruned.plan.whole:
         return None
     name = f"cut-{int(state.step):08d}"
-    shutil.rmtree(run.path / name, ignore_errors=True)  # Left by a run killed after this line.
-    oto_jax.save(run.path / name, pruned)
+    # A run that was killed before its next checkpoint left this cut behind and makes it again.
+    oto_jax.save(run.path / name, pruned, overwrite=True)
     return Cut(pruned.model, oto_jax.shrink(state, pruned.plan), name)
 
 

@@ -1,0 +1,116 @@
+"""CIFAR-10 as the paper trains on it, whatever the network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import oto_jax
+from experiments.data import cifar10
+from experiments.data.augmentation import crop_and_flip, normalise
+from experiments.data.batches import evaluation_batches, training_batches
+from experiments.training import parallel as par
+from experiments.training.classification import classification_loss, evaluator
+from experiments.training.options import RunOptions
+from experiments.training.parallel import Parallel
+from experiments.training.recipe import Recipe
+from experiments.training.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar10Options:
+    """Which part of CIFAR-10, and in what precision.
+
+    Attributes:
+      data_dir: the folder of the data set; default: where `experiments.data.cifar10.load` looks.
+      train_images: train on the first so many; None: all 50,000.
+      test_images: evaluate on the first so many; None: all 10,000.
+      dtype: what the network computes in; parameters and batch statistics stay float32.
+      sync_batch_norm: BatchNorm normalises with the statistics of all devices' examples together;
+        without, as in the paper, with those of each device's own.
+    """
+
+    data_dir: Path | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    dtype: str = "float32"
+    sync_batch_norm: bool = False
+
+    @property
+    def axis_name(self) -> str | None:
+        """The model's field of that name."""
+        return par.AXIS if self.sync_batch_norm else None
+
+
+def cifar10_task(
+    model: nn.Module,
+    recipe: Recipe,
+    data: Cifar10Options,
+    run: RunOptions,
+    parallel: Parallel,
+    optimizer: Callable[[int], Callable[[oto_jax.ZIGs], optax.GradientTransformation]],
+    variables: Callable[[int], Any] | None = None,
+) -> Task:
+    """Training a network on CIFAR-10: random crops and flips, ImageNet's mean and deviation.
+
+    Args:
+      model: the network.
+      recipe: its hyperparameters.
+      data: which data.
+      run: the run's options.
+      parallel: the devices.
+      optimizer: from the steps per epoch to the optimizer of given groups.
+      variables: from a seed to initial variables; default: the model's own initialisation.
+    """
+    par.check_batch_size(parallel, recipe.batch_size, run.accumulate)
+    train = cifar10.load("train", data.data_dir).first(data.train_images)
+    test = cifar10.load("test", data.data_dir).first(data.test_images)
+    steps_per_epoch = max(len(train) // recipe.batch_size, 1)
+
+    def augmented(batch: Any) -> jax.Array:
+        return normalise(crop_and_flip(batch["image"], batch["position"], run.seed))
+
+    def batches(start: int) -> Iterator[Any]:
+        arrays = {"image": train.images, "label": train.labels}
+        return training_batches(
+            arrays, recipe.batch_size, run.seed, start, parallel.host, parallel.hosts
+        )
+
+    def initial(seed: int) -> Any:
+        return model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+
+    return Task(
+        model=model,
+        variables=variables or initial,
+        inputs=(normalise(jnp.asarray(test.images[:8])),),
+        call={"train": False},
+        zigs_options={},
+        optimizer=optimizer(steps_per_epoch),
+        loss=classification_loss(augmented),
+        batches=batches,
+        evaluate=cifar10_evaluator(test, parallel),
+        batch_size=recipe.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        steps=recipe.epochs * steps_per_epoch,
+    )
+
+
+def cifar10_evaluator(
+    test: cifar10.LabelledImages, parallel: Parallel
+) -> Callable[[nn.Module, Any], dict[str, float]]:
+    """Scores on exactly the given test images."""
+    arrays = {"image": test.images, "label": test.labels}
+    # At most this many at once: a larger test batch gains nothing and fills the memory.
+    batch_size = -(-min(1000, len(test)) // parallel.devices) * parallel.devices
+
+    def batches() -> Iterator[Any]:
+        return evaluation_batches(arrays, batch_size, parallel.host, parallel.hosts)
+
+    return evaluator(lambda batch: normalise(batch["image"]), batches, parallel)

@@ -1,0 +1,108 @@
+"""The optimizer of a run: the paper's hyperparameters, in epochs, to HSPG's, in steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+import oto_jax
+from experiments.errors import OptionError
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of training; epochs are passes over the training set.
+
+    Attributes:
+      epochs: length of the training.
+      batch_size: examples per step on all devices together.
+      learning_rate: at the start.
+      learning_rate_drops: epochs at which it is multiplied by 0.1.
+      lmbda: weight of the group lasso at the start.
+      lmbda_drops: epochs at which it is multiplied by 0.1.
+      start_epoch: N_p: here stage 2 begins, and groups start to become exactly zero.
+      momentum: of the sub-gradient.
+      weight_decay: added to the gradient, times the parameter.
+      epsilon: of the half-space test.
+      dense_epsilon: of the half-space test in dense layers; None: the same.
+      upper_group_sparsity: no more than this part of the groups becomes zero.
+      target_group_sparsity: exactly this part of the groups becomes zero (HSPG's target mode);
+        None: as many as the half-space test finds, as in the paper.
+      target_epochs: target mode: epochs from ``start_epoch`` to the target; None: the rest.
+    """
+
+    epochs: int = 300
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    learning_rate_drops: tuple[int, ...] = (75, 150, 225)
+    lmbda: float = 1e-3
+    lmbda_drops: tuple[int, ...] = ()
+    start_epoch: int = 75
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    epsilon: float = 0.0
+    dense_epsilon: float | None = None
+    upper_group_sparsity: float = 1.0
+    target_group_sparsity: float | None = None
+    target_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} must be at least 1")
+        if not 0 <= self.start_epoch <= self.epochs:
+            raise OptionError(
+                f"--start-epoch {self.start_epoch} is not within the {self.epochs} epochs"
+            )
+
+
+def drops(value: float, epochs: tuple[int, ...], steps_per_epoch: int) -> optax.Schedule:
+    """``value``, multiplied by 0.1 at the beginning of each of the epochs."""
+    factors = {epoch * steps_per_epoch: 0.1 for epoch in epochs}
+    return optax.piecewise_constant_schedule(value, factors)
+
+
+def hspg_optimizer(
+    recipe: Recipe, steps_per_epoch: int
+) -> Callable[[oto_jax.ZIGs], optax.GradientTransformation]:
+    """HSPG by a recipe, for whatever groups the model has.
+
+    Weight decay acts on the gradient, before everything else, so that the projection is last.
+    """
+
+    def optimizer(zigs: oto_jax.ZIGs) -> optax.GradientTransformation:
+        hspg = oto_jax.hspg(
+            drops(recipe.learning_rate, recipe.learning_rate_drops, steps_per_epoch),
+            zigs,
+            lmbda=drops(recipe.lmbda, recipe.lmbda_drops, steps_per_epoch),
+            epsilon=_epsilon(recipe),
+            momentum=recipe.momentum,
+            start_step=recipe.start_epoch * steps_per_epoch,
+            upper_group_sparsity=recipe.upper_group_sparsity,
+            **_target(recipe, steps_per_epoch),
+        )
+        if recipe.weight_decay == 0:
+            return hspg
+        return optax.chain(optax.add_decayed_weights(recipe.weight_decay), hspg)
+
+    return optimizer
+
+
+def _target(recipe: Recipe, steps_per_epoch: int) -> dict[str, Any]:
+    if recipe.target_group_sparsity is None:
+        return {}
+    rest = recipe.epochs - recipe.start_epoch
+    epochs = rest if recipe.target_epochs is None else min(recipe.target_epochs, rest)
+    return {
+        "target_group_sparsity": recipe.target_group_sparsity,
+        "target_steps": epochs * steps_per_epoch,
+    }
+
+
+def _epsilon(recipe: Recipe) -> float | dict[str, float]:
+    if recipe.dense_epsilon is None:
+        return recipe.epsilon
+    return {"dense*": recipe.dense_epsilon, "*": recipe.epsilon}

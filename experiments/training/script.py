@@ -1,0 +1,98 @@
+"""What every training script does between its configuration and its result file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import jax
+import tyro
+
+import oto_jax
+from experiments.data.folders import ROOT
+from experiments.errors import ExperimentError
+from experiments.training import parallel as par
+from experiments.training.finish import finish
+from experiments.training.loop import train
+from experiments.training.options import RunOptions, to_json
+from experiments.training.parallel import Parallel
+from experiments.training.run_folder import open_run
+from experiments.training.task import Task
+
+
+class HasRun(Protocol):
+    """A configuration with the options of a run."""
+
+    @property
+    def run(self) -> RunOptions:
+        """The options."""
+
+
+Config = TypeVar("Config", bound=HasRun)
+
+
+def start(run: RunOptions) -> Parallel:
+    """Joins the other hosts, if there are any, and gathers the devices."""
+    par.connect(run.coordinator, run.processes, run.process)
+    return par.data_parallel(run.parallel)
+
+
+def run_training(
+    name: str, config: Config, make_task: Callable[[Config, Parallel], Task]
+) -> dict[str, Any] | None:
+    """Trains (or goes on training), prunes, compares, saves.
+
+    Args:
+      name: the script's name; the run is kept in ``runs/NAME``.
+      config: the configuration.
+      make_task: from the configuration and the devices to what is trained.
+
+    Returns:
+      The figures of the result file, or None where the run stopped before its end.
+    """
+    parallel = start(config.run)
+    task = make_task(config, parallel)
+    workdir = config.run.workdir or ROOT / "runs" / (f"{name}-smoke" if config.run.smoke else name)
+    record = {"script": name, **to_json(config)}
+    with open_run(workdir, record) as run:
+        trained = train(task, config.run, parallel, run)
+        if trained.stopped:
+            print(f"Stopped ({trained.stopped}) at step {int(trained.state.step)} of {task.steps};")
+            print("the same command goes on from there.")
+            return None
+        results = result_file(name, config, workdir)
+        figures = finish(task, trained, parallel, run, record, results)
+    if jax.process_index() == 0:
+        print(f"Slim model: {workdir / 'slim'}\nResults: {results}")
+        print(json.dumps({k: v for k, v in figures.items() if k != "config"}))
+    return figures
+
+
+def result_file(name: str, config: HasRun, workdir: Path) -> Path:
+    """``results/NAME.json``; for a run that shows no real result, a file in its own folder."""
+    return workdir / "result.json" if config.run.smoke else ROOT / "results" / f"{name}.json"
+
+
+def parse(full: Config, smoke: Config) -> Config:
+    """The configuration from the command line; ``--smoke`` starts from other defaults.
+
+    Unknown options end the program with the nearest known ones.
+    """
+    default = smoke if "--smoke" in sys.argv[1:] else full
+    return tyro.cli(type(full), default=default, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Runs ``main``; a named error becomes one line instead of a traceback."""
+    try:
+        main()
+    except (ExperimentError, oto_jax.OTOError) as error:
+        leave(error)
+
+
+def leave(error: Exception) -> NoReturn:
+    """Ends the program with a named error's message."""
+    raise SystemExit(f"{type(error).__name__}: {error}") from None
