@@ -54,7 +54,8 @@ def features_hash(questions: Sequence[Question], tokenizer: Tokenizer, sizes: Wi
 
 
 def _read(file: Path) -> Features:
-    with np.load(file, allow_pickle=False) as arrays:
+    # `np.load` would leave a damaged file open if it opened it itself.
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         return Features(**{f.name: arrays[f.name] for f in dataclasses.fields(Features)})
 
 

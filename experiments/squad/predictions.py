@@ -108,21 +108,16 @@ def _best_spans(
 ) -> list[tuple[int, int, float]]:
     """The best (start, end, score) of one window; logits ``(tokens, 2)``."""
     ends = np.concatenate([logits[:, 1], np.full(max_tokens - 1, -np.inf)])
-    scores = logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, max_tokens)
-    flat = np.where(allowed[:, None], scores, -np.inf).ravel()
-    chosen = np.argsort(-flat, kind="stable")[:best] if flat.size <= best else _top(flat, best)
+    reach = np.lib.stride_tricks.sliding_window_view(ends, max_tokens)
+    starts = np.where(allowed, logits[:, 0], -np.inf)
+    # The best spans have their starts among those whose own best span is best.
+    rows = np.argsort(-(starts + reach.max(axis=1)), kind="stable")[:best]
+    scores = (starts[rows, None] + reach[rows]).ravel()
     return [
-        (int(i) // max_tokens, int(i) // max_tokens + int(i) % max_tokens, float(flat[i]))
-        for i in chosen
-        if np.isfinite(flat[i])
+        (int(rows[i // max_tokens]), int(rows[i // max_tokens] + i % max_tokens), float(scores[i]))
+        for i in np.argsort(-scores, kind="stable")[:best]
+        if np.isfinite(scores[i])
     ]
-
-
-def _top(values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the largest values, ties by index."""
-    threshold = np.partition(values, -count)[-count]
-    above = np.flatnonzero(values >= threshold)
-    return above[np.argsort(-values[above], kind="stable")][:count]
 
 
 def _most_context(features: Features, windows: range) -> np.ndarray:
