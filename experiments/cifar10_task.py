@@ -10,9 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
-import oto_jax
 from experiments.data import cifar10
 from experiments.data.augmentation import crop_and_flip, normalise
 from experiments.data.batches import evaluation_batches, training_batches
@@ -20,7 +18,7 @@ from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
 from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
-from experiments.training.recipe import Recipe
+from experiments.training.recipe import Recipe, hspg_optimizer
 from experiments.training.task import Task
 
 
@@ -55,7 +53,6 @@ def cifar10_task(
     data: Cifar10Options,
     run: RunOptions,
     parallel: Parallel,
-    optimizer: Callable[[int], Callable[[oto_jax.ZIGs], optax.GradientTransformation]],
     variables: Callable[[int], Any] | None = None,
 ) -> Task:
     """Training a network on CIFAR-10: random crops and flips, ImageNet's mean and deviation.
@@ -66,7 +63,6 @@ def cifar10_task(
       data: which data.
       run: the run's options.
       parallel: the devices.
-      optimizer: from the steps per epoch to the optimizer of given groups.
       variables: from a seed to initial variables; default: the model's own initialisation.
     """
     par.check_batch_size(parallel, recipe.batch_size, run.accumulate)
@@ -92,7 +88,7 @@ def cifar10_task(
         inputs=(normalise(jnp.asarray(test.images[:8])),),
         call={"train": False},
         zigs_options={},
-        optimizer=optimizer(steps_per_epoch),
+        optimizer=hspg_optimizer(recipe, steps_per_epoch),
         loss=classification_loss(augmented),
         batches=batches,
         evaluate=cifar10_evaluator(test, parallel),

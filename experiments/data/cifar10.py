@@ -197,7 +197,7 @@ def _verified(images: np.ndarray, labels: np.ndarray, split: Split, where: Path)
             f"{where} holds {len(images)} {split} images and {len(labels)} labels; CIFAR-10 has"
             f" {SIZES[split]}"
         )
-    found = (hashlib.sha256(images).hexdigest(), hashlib.sha256(labels).hexdigest())
+    found = tuple(hashlib.sha256(array.data).hexdigest() for array in (images, labels))
     if found != SHA256[split]:
         what = "images" if found[0] != SHA256[split][0] else "labels"
         raise DamagedDataError(f"the {split} {what} in {where} are not CIFAR-10's (SHA-256)")

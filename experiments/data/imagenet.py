@@ -30,7 +30,7 @@ from experiments.data.folders import data_folder, tfds_folder
 from experiments.errors import DamagedDataError, MissingDataError, OptionError
 
 Split = Literal["train", "validation"]
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 HOW_TO_PREPARE = """ImageNet, in ArrayRecord as TensorFlow Datasets prepares it, is not in {places}.
 Full ImageNet: download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org

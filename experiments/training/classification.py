@@ -78,7 +78,7 @@ def evaluator(
 
 def _sums(model: nn.Module, prepare: Prepare) -> Callable[[Variables, Batch], Metrics]:
     def sums(variables: Variables, batch: Batch) -> Metrics:
-        logits = model.apply(variables, prepare(batch), train=False)
+        logits: Any = model.apply(variables, prepare(batch), train=False)
         labels, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))

@@ -104,22 +104,57 @@ class _Session:
 
 def _begin(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) -> _Session:
     full = find_zigs(task, task.model)
-    step = run_folder.last_step(run)
-    if step is None:
+    saved = run_folder.last_step(run)
+    if saved is None:
         network = make_network(task, options, parallel, task.model)
         state = create_state(task.variables(options.seed), network.tx)
         progress = Progress()
     else:
-        progress = Progress(**run_folder.read_note(run, step))
-        cuts = tuple(progress.cuts)
-        network = make_network(task, options, parallel, replay(run, task.model, cuts), cuts)
-        shapes = abstract_variables(task, network.model)
-        like = jax.eval_shape(lambda: create_state(_zeros(shapes), network.tx))
-        state = run_folder.read_state(run, step, like)
-    replicated = par.replicate(parallel, state)
+        network, state, progress = restore(task, options, parallel, run, saved)
     return _Session(
-        task, options, parallel, run, full, network, replicated, step or 0, progress, step
+        task=task,
+        options=options,
+        parallel=parallel,
+        run=run,
+        full=full,
+        network=network,
+        state=par.replicate(parallel, state),
+        step=saved or 0,
+        progress=progress,
+        saved=saved,
     )
+
+
+def restore(
+    task: Task,
+    options: RunOptions,
+    parallel: Parallel,
+    run: RunFolder,
+    step: int | None = None,
+) -> tuple[Network, TrainState, Progress]:
+    """The network and training state of a checkpoint.
+
+    Args:
+      task: what is trained.
+      options: how.
+      parallel: the devices.
+      run: the run's folder.
+      step: which checkpoint; None: the newest.
+
+    Returns:
+      The network, its state in NumPy arrays, and the rest of the checkpoint.
+
+    Raises:
+      MissingDataError: if there is no such checkpoint.
+      CheckpointMismatchError: if it is of another model or optimizer.
+    """
+    step = run_folder.existing_step(run, step)
+    progress = Progress(**run_folder.read_note(run, step))
+    cuts = tuple(progress.cuts)
+    network = make_network(task, options, parallel, replay(run, task.model, cuts), cuts)
+    shapes = abstract_variables(task, network.model)
+    like = jax.eval_shape(lambda: create_state(_zeros(shapes), network.tx))
+    return network, run_folder.read_state(run, step, like), progress
 
 
 def _zeros(shapes: Any) -> Any:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import tensorboardX
@@ -104,7 +105,7 @@ class Throughput:
         }
 
 
-def progress_bar(total: int, start: int) -> tqdm.tqdm[None]:
+def progress_bar(total: int, start: int) -> tqdm.tqdm[Any]:
     """A bar with steps per second and the time left, on the first host."""
     return tqdm.tqdm(
         total=total,

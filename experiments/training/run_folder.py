@@ -71,6 +71,14 @@ def open_run(path: Path, config: Mapping[str, Any], keep: int = 2) -> Iterator[R
 
 
 @contextlib.contextmanager
+def read_run(path: Path) -> Iterator[RunFolder]:
+    """Opens a run folder for reading alone; the run itself may go on meanwhile."""
+    options = ocp.CheckpointManagerOptions(step_format_fixed_length=8, read_only=True)
+    with ocp.CheckpointManager(path.absolute() / "checkpoints", options=options) as manager:
+        yield RunFolder(path.absolute(), manager)
+
+
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     if jax.process_index() != 0:  # The hosts of one run share the folder; the first one guards it.
         yield
@@ -154,6 +162,22 @@ def finish_saving(run: RunFolder) -> None:
 def last_step(run: RunFolder) -> int | None:
     """The step of the newest whole checkpoint, or None."""
     return run.manager.latest_step()
+
+
+def existing_step(run: RunFolder, step: int | None) -> int:
+    """The step of a checkpoint, by default of the newest.
+
+    Raises:
+      MissingDataError: if there is no such checkpoint.
+    """
+    steps = run.manager.all_steps()
+    wanted = max(steps, default=None) if step is None else step
+    if wanted is None or wanted not in steps:
+        raise MissingDataError(
+            f"{run.path} holds checkpoints of the steps {sorted(steps)}"
+            + ("" if step is None else f", none of step {step}")
+        )
+    return wanted
 
 
 def read_note(run: RunFolder, step: int) -> dict[str, Any]:
