@@ -19,6 +19,7 @@ from oto_jax.optim.transforms import add_group_lasso, project_half_space
 from oto_jax.optim.zeros import check_zeros
 from oto_jax.prune.certify import Certificate, certify
 from oto_jax.prune.macs import count_macs, count_parameters
+from oto_jax.prune.narrow import narrow
 from oto_jax.prune.plan import Plan, make_plan
 from oto_jax.prune.prune import Pruned, prune
 from oto_jax.prune.shrink_zigs import shrink_zigs
@@ -54,6 +55,7 @@ __all__ = [
     "hspg",
     "load",
     "make_plan",
+    "narrow",
     "project_half_space",
     "prune",
     "save",

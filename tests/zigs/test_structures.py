@@ -7,6 +7,8 @@ import pytest
 
 import oto_jax
 from oto_jax.prune.narrow import narrow
+from oto_jax.prune.plan import make_plan
+from oto_jax.prune.slicing import slice_variables
 from tests.zigs.structures import STRUCTURES
 
 
@@ -81,6 +83,6 @@ def test_gradients_of_the_narrowed_function(name):
         slim_fn, slim = narrow(s.fn, masked, zigs)
         full = jax.grad(lambda p: jnp.sum(s.fn(p, *inputs) ** 2))(masked)
         found = jax.jit(jax.grad(lambda p: jnp.sum(slim_fn(p, *inputs) ** 2)))(slim)
-        plan = oto_jax.prune.plan.make_plan(masked, zigs)
-        expected = oto_jax.prune.slicing.slice_variables(full, plan)
+        plan = make_plan(masked, zigs)
+        expected = slice_variables(full, plan)
         assert worst_difference(expected, found) <= 1e-10
