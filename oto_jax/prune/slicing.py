@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -12,6 +13,7 @@ import numpy as np
 
 from oto_jax.errors import ZIGMismatchError
 from oto_jax.prune.plan import ArrayPlan, Plan
+from oto_jax.prune.zero_units import host_values
 from oto_jax.zigs.partition import Path, format_path, key_path
 
 
@@ -81,31 +83,42 @@ def slice_array(leaf: Any, array: ArrayPlan) -> Any:
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((*leaf.shape[:extra], *array.slim_shape), leaf.dtype)
+    if _is_sharded(leaf):
+        values = _take(host_values(array.path, leaf), array, extra)
+        return jax.device_put(values, _sharding_of(leaf.sharding, values.shape))
+    return _take(leaf, array, extra)
+
+
+def _take(leaf: Any, array: ArrayPlan, extra: int) -> Any:
     take = jnp.take if isinstance(leaf, jax.Array) else np.take
-    sliced = leaf
     for axis, cut in array.cuts:
-        sliced = take(sliced, cut.positions, axis=axis + extra)
-    return _placed_like(sliced, leaf)
+        leaf = take(leaf, cut.positions, axis=axis + extra)
+    return leaf
 
 
-def _placed_like(sliced: Any, leaf: Any) -> Any:
-    """``sliced`` under the sharding of ``leaf``, replicated along axes it no longer divides."""
-    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
-        return sliced
-    sharding = leaf.sharding
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        return sliced
+def _is_sharded(leaf: Any) -> bool:
+    """Whether an array lies on a mesh: gathers from there are no matter of course in JAX."""
+    return (
+        isinstance(leaf, jax.Array)
+        and not isinstance(leaf, jax.core.Tracer)
+        and isinstance(leaf.sharding, jax.sharding.NamedSharding)
+    )
+
+
+def _sharding_of(
+    sharding: jax.sharding.NamedSharding, shape: tuple[int, ...]
+) -> jax.sharding.NamedSharding:
+    """The sharding for another shape, replicated along the axes that it no longer divides."""
     spec = [
         names if size % _shards(sharding.mesh, names) == 0 else None
-        for names, size in zip(sharding.spec, sliced.shape, strict=False)
+        for names, size in zip(sharding.spec, shape, strict=False)
     ]
-    placed = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
-    return jax.device_put(sliced, placed)
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
 
 
 def _shards(mesh: Any, names: Any) -> int:
     group = names if isinstance(names, tuple) else () if names is None else (names,)
-    return int(np.prod([mesh.shape[name] for name in group], dtype=np.int64))
+    return math.prod(mesh.shape[name] for name in group)
 
 
 def shrink(state: Any, plan: Plan) -> Any:
