@@ -1,0 +1,69 @@
+"""The README's example runs as written, and its table is the one of the result file."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments.comparison import format_table
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def example_output(tmp_path_factory):
+    """What the example prints, run in a new process whose warnings are errors."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "slim_digits").is_dir()
+    return done.stdout
+
+
+def test_example_keeps_what_the_text_promises(example_output):
+    kept = re.search(r"parameters.*?([\d.]+)%", example_output)
+    difference = re.search(r"\(([\d.e+-]+) of the largest output\)", example_output)
+    assert kept is not None
+    assert difference is not None
+    assert float(kept[1]) < 6
+    assert float(difference[1]) < 1e-6
+
+
+def test_example_is_short():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 24
+
+
+def test_table_comes_from_the_result_file():
+    """From the committed file, for running the demo writes that file anew."""
+    shown = re.search(r"<!-- table: (\S+) -->\n(.*?)\n<!-- /table -->", README, re.DOTALL)
+    assert shown is not None
+    assert shown[2].strip() == format_table(json.loads(committed(shown[1])))
+
+
+def committed(path: str) -> str:
+    """A file as the last commit has it."""
+    done = subprocess.run(
+        ["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"{path} is not in a commit: {done.stderr.strip()}")
+    return done.stdout
+
+
+def test_links_lead_to_files():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
