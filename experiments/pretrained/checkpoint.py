@@ -59,8 +59,18 @@ def load_bert(name: str | Path, head_seed: int = 0) -> Checkpoint:
       BertConfigError, BertWeightsError: if it is no BERT, or its weights do not fit.
     """
     folder = find_folder(name)
-    config = config_from_json(_read_json(folder / "config.json"))
+    config = read_config(folder / "config.json")
     return Checkpoint(folder, config, params_from_tensors(read_tensors(folder), config, head_seed))
+
+
+def read_config(file: Path) -> BertConfig:
+    """The configuration in a ``config.json``.
+
+    Raises:
+      CheckpointFilesError: if the file is missing or damaged.
+      BertConfigError: if it is of no BERT.
+    """
+    return config_from_json(_read_json(file))
 
 
 def save_bert(

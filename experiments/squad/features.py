@@ -180,7 +180,7 @@ def span_tokens(offsets: np.ndarray, answer: Answer) -> tuple[int, int] | None:
     return (int(touching[0]), int(touching[-1])) if len(touching) else None
 
 
-def windows_batch(features: Features, rows: Sequence[int]) -> dict[str, np.ndarray]:
+def windows_batch(features: Features, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """Windows as the model takes them.
 
     Args:
