@@ -15,6 +15,8 @@ from oto_jax.optim.half_space import (
     deepest,
     half_space_ratios,
     initial_epsilon,
+    kept_part,
+    last_ratios,
     most_zero_groups,
     next_epsilon,
 )
@@ -48,7 +50,7 @@ class HalfSpaceState(NamedTuple):
     Attributes:
       step: steps so far.
       zero: per space, which groups the last step left at zero.
-      ratio: per space, the half-space ratios of the last step.
+      ratio: per space, each group's half-space ratio at the last step at which it was not zero.
       epsilon: of the spaces with an adaptive epsilon, its value.
       groups: of the spaces with an upper sparsity below 1, how many groups they had at first.
     """
@@ -109,39 +111,46 @@ class FaithfulRule:
     def decide(self, trial: Trial, state: HalfSpaceState) -> tuple[GroupVectors, HalfSpaceState]:
         """What part of each trial to keep, 1 or 0 per group, and the next state."""
         ratios = half_space_ratios(trial.squared_norms, trial.products)
-        stage_two = state.step >= self.start_step
-        zero, epsilon = {}, {}
-        for name, ratio in ratios.items():
-            dead = trial.squared_norms[name] == 0
-            room = self._room(name, dead, state)
-            value = next_epsilon(
-                self.epsilon[name],
-                state.epsilon.get(name),
-                state.step,
-                state.step - self.start_step,
-                jnp.asarray(True) if room is None else room > 0,
+        room = {name: self._room(name, trial.squared_norms[name], state) for name in ratios}
+        epsilon = {name: self._epsilon(name, room[name], state) for name in ratios}
+        keep = {
+            name: kept_part(
+                (state.step >= self.start_step)
+                & ((trial.squared_norms[name] == 0) | _projected(ratio, epsilon[name], room[name]))
             )
-            crossing = crosses(ratio, value)
-            projected = crossing if room is None else deepest(crossing, ratio, room)
-            zero[name] = stage_two & (dead | projected)
-            epsilon[name] = value
+            for name, ratio in ratios.items()
+        }
         next_state = HalfSpaceState(
             step=optax.safe_increment(state.step),
-            zero=zero,
-            ratio={name: x.astype(state.ratio[name].dtype) for name, x in ratios.items()},
+            zero={name: part == 0 for name, part in keep.items()},
+            ratio=last_ratios(ratios, state.ratio),
             epsilon={name: epsilon[name] for name in state.epsilon},
             groups=state.groups,
         )
-        return {name: jnp.where(x, 0.0, 1.0) for name, x in zero.items()}, next_state
+        return keep, next_state
+
+    def _epsilon(self, name: str, room: jax.Array | None, state: HalfSpaceState) -> Any:
+        return next_epsilon(
+            self.epsilon[name],
+            state.epsilon.get(name),
+            state.step,
+            state.step - self.start_step,
+            jnp.asarray(True) if room is None else room > 0,
+        )
 
     def _capped(self, name: str) -> bool:
         upper = self.upper[name]
         return isinstance(upper, jax.Array) or upper < 1
 
-    def _room(self, name: str, dead: jax.Array, state: HalfSpaceState) -> jax.Array | None:
+    def _room(self, name: str, norms: jax.Array, state: HalfSpaceState) -> jax.Array | None:
         """How many more groups may become zero; None where all may."""
         if name not in state.groups:
             return None
-        alive = jnp.sum(~dead, dtype=jnp.int32)
+        alive = jnp.sum(norms != 0, dtype=jnp.int32)
         groups = state.groups[name]
         return most_zero_groups(self.upper[name], groups) - (groups - alive)
+
+
+def _projected(ratio: jax.Array, epsilon: Any, room: jax.Array | None) -> jax.Array:
+    crossing = crosses(ratio, epsilon)
+    return crossing if room is None else deepest(crossing, ratio, room)

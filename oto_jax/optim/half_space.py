@@ -34,8 +34,20 @@ def half_space_ratios(squared_norms: GroupVectors, products: GroupVectors) -> Gr
       [-0.25, inf]
     """
     return {
-        name: jnp.where(norm > 0, 1 + products[name] / jnp.where(norm > 0, norm, 1), jnp.inf)
+        name: jnp.where(norm > 0, norm + products[name], 1.0) / norm
         for name, norm in squared_norms.items()
+    }
+
+
+def last_ratios(ratios: GroupVectors, before: GroupVectors) -> GroupVectors:
+    """The ratios of this step, for groups that have one; else the last that they had.
+
+    (A state that is written but never read would also cost its donated buffer: JAX would hand it to
+    another output, and XLA copy that one out of the way.)
+    """
+    return {
+        name: jnp.where(jnp.isposinf(ratio), before[name], ratio.astype(before[name].dtype))
+        for name, ratio in ratios.items()
     }
 
 
@@ -76,6 +88,20 @@ def deepest(candidates: jax.Array, ratio: jax.Array, allowed: jax.Array) -> jax.
         return candidates & (jnp.argsort(order).astype(jnp.int32) < allowed)
 
     return jax.lax.cond(jnp.sum(candidates, dtype=jnp.int32) <= allowed, lambda: candidates, limit)
+
+
+def kept_part(zero: jax.Array, squared_part: Any = 1.0) -> jax.Array:
+    """What part of a trial is kept: 0 for groups that become zero, else a part in (0, 1].
+
+    XLA would move the arithmetic behind a vector over groups into every loop that reads it, and
+    repeat it for each entry of the parameters; on CPUs that halves the speed of an update. It does
+    not do so with a square root, which is exact for 0 and 1: so this one ends in a root.
+
+    Args:
+      zero: which groups become zero, shape ``(size,)``.
+      squared_part: the square of the part that the others keep.
+    """
+    return jnp.sqrt(jnp.where(zero, 0.0, squared_part))
 
 
 def initial_epsilon(epsilon: Epsilon, dtype: Any) -> jax.Array | None:

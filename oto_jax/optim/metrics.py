@@ -79,9 +79,10 @@ def _share(count: jax.Array, size: int) -> jax.Array:
 
 
 def _smallest_ratio(state: Any) -> jax.Array | None:
-    """Over the groups of all projections in the state; zero groups have no (finite) ratio."""
-    ratios = [ratio for s in projection_states(state) for ratio in s.ratio.values()]
-    if not ratios:
-        return None
-    finite = [jnp.min(jnp.where(jnp.isfinite(ratio), ratio, jnp.inf)) for ratio in ratios]
-    return jnp.min(jnp.stack(finite))
+    """Over the non-zero groups of all projections in the state."""
+    ratios = [
+        jnp.where(s.zero[name] | ~jnp.isfinite(ratio), jnp.inf, ratio)
+        for s in projection_states(state)
+        for name, ratio in s.ratio.items()
+    ]
+    return jnp.min(jnp.stack([jnp.min(ratio) for ratio in ratios])) if ratios else None

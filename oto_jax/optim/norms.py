@@ -181,16 +181,6 @@ def spread(
     )
 
 
-def materialised(vector: jax.Array) -> jax.Array:
-    """The same non-negative numbers, written to memory once.
-
-    XLA would otherwise move the arithmetic behind a vector into every loop that reads it and
-    repeat it for each entry of the parameters, which halves the speed of an update on CPUs. It
-    never moves a square root there. Exact for 0 and 1.
-    """
-    return jnp.sqrt(vector * vector)
-
-
 def _group_axis(zigs: ZIGs, path: Path) -> int:
     return zigs.members_by_path[path][0][1].axis  # Disjoint ZIGs: one axis per parameter.
 
