@@ -68,7 +68,7 @@ def draw_group_norms(
     for chosen, colour, outcome in ((dead, CUT, "exactly zero"), (~dead, KEPT, "kept")):
         drawn = axes.plot(epochs, lines[:, chosen], color=colour, alpha=0.35, linewidth=0.7)
         if drawn:
-            label = f"{outcome}: {chosen.sum()} groups"
+            label = f"{outcome}: {chosen.sum()}"
             axes.plot([], [], color=colour, label=label)  # a legend entry that is not faint
     axes.axvline(switch, color="black", linestyle="--", linewidth=1, label="stage 2 begins")
     axes.set(yscale="log", xlabel="epoch", ylabel="norm of a group", title="Groups over training")
