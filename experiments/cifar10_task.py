@@ -80,7 +80,7 @@ def cifar10_task(
         )
 
     def initial(seed: int) -> Any:
-        return model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+        return jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
 
     return Task(
         model=model,

@@ -107,7 +107,7 @@ def _begin(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) 
     saved = run_folder.last_step(run)
     if saved is None:
         network = make_network(task, options, parallel, task.model)
-        state = create_state(task.variables(options.seed), network.tx)
+        state = jax.jit(create_state, static_argnums=1)(task.variables(options.seed), network.tx)
         progress = Progress()
     else:
         network, state, progress = restore(task, options, parallel, run, saved)

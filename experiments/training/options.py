@@ -29,6 +29,8 @@ class RunOptions:
         at the end.
       max_minutes: save and leave after so many minutes; run the same command to go on.
       stop_after: save and leave after so many steps in all, for trying things out.
+      workers: worker processes that read and decode, where the data is read while training (about
+        one for each core); 0: threads of this process.
       coordinator: for several hosts: ``HOST:PORT`` of process 0, or ``auto`` on TPU pods, Slurm
         and other clusters that JAX knows.
       processes: how many, with ``HOST:PORT``.
@@ -47,6 +49,7 @@ class RunOptions:
     shrink_every: int = 0
     max_minutes: float | None = None
     stop_after: int | None = None
+    workers: int = 0
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
@@ -56,7 +59,7 @@ class RunOptions:
         for name in ("accumulate", "steps_per_call", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("evaluate_every", "shrink_every"):
+        for name in ("evaluate_every", "shrink_every", "workers"):
             if getattr(self, name) < 0:
                 raise OptionError(f"--{name.replace('_', '-')} must not be negative")
         if self.max_minutes is not None and self.max_minutes < 0:
@@ -65,7 +68,7 @@ class RunOptions:
 
 # They decide where, when and how fast a run computes, not what.
 NO_EFFECT_ON_THE_RESULT = frozenset(
-    "workdir parallel max_minutes stop_after coordinator processes process".split()
+    "workdir parallel max_minutes stop_after workers coordinator processes process".split()
 )
 
 Config = TypeVar("Config")

@@ -103,7 +103,7 @@ def check_batch_size(parallel: Parallel, batch_size: int, accumulate: int = 1) -
     return batch_size // parallel.devices * parallel.local_devices
 
 
-def compile_steps(parallel: Parallel, steps: PerDevice) -> PerDevice:
+def compile_steps(parallel: Parallel, steps: PerDevice) -> Any:
     """Training steps on all devices.
 
     Args:
@@ -116,7 +116,14 @@ def compile_steps(parallel: Parallel, steps: PerDevice) -> PerDevice:
       metrics come back once, not once per device.
     """
     if parallel.kind == "pmap":
-        return jax.pmap(steps, AXIS, in_axes=(0, 0), out_axes=(0, None), donate_argnums=0)
+        return jax.pmap(
+            steps,
+            AXIS,
+            in_axes=(0, 0),
+            out_axes=(0, None),
+            donate_argnums=0,
+            devices=list(parallel.mesh.devices.flat),
+        )
     mapped = jax.shard_map(
         steps,
         mesh=parallel.mesh,
@@ -139,7 +146,8 @@ def compile_sum(parallel: Parallel, function: Callable[[Any, Any], Any]) -> Call
         return jax.lax.psum(function(replicated, batch), AXIS)
 
     if parallel.kind == "pmap":
-        return jax.pmap(summed, AXIS, in_axes=(0, 0), out_axes=None)
+        devices = list(parallel.mesh.devices.flat)
+        return jax.pmap(summed, AXIS, in_axes=(0, 0), out_axes=None, devices=devices)
     return jax.jit(
         jax.shard_map(
             summed, mesh=parallel.mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False
@@ -153,7 +161,8 @@ def compile_outputs(parallel: Parallel, function: Callable[[Any, Any], Any]) -> 
     `local_rows` turns what it returns into this host's rows.
     """
     if parallel.kind == "pmap":
-        return jax.pmap(function, AXIS, in_axes=(0, 0))
+        devices = list(parallel.mesh.devices.flat)
+        return jax.pmap(function, AXIS, in_axes=(0, 0), devices=devices)
     return jax.jit(
         jax.shard_map(
             function,
