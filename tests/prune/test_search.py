@@ -1,0 +1,96 @@
+"""The search finds the fields that have to change, where a run says what breaks."""
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from oto_jax.prune.plan import ArrayPlan, Cut, Override, Plan, SpacePlan
+from oto_jax.prune.search import (
+    Trial,
+    cannot_rebuild,
+    search,
+    shrinking_sizes,
+    width_proposals,
+)
+
+
+def puzzle(answer):
+    """A model of modules in a row; each breaks unless its fields have the right values."""
+
+    def attempt(chosen):
+        values = {(override.path, override.field): override.value for override in chosen}
+        for path, wanted in answer.items():
+            given = {field: values.get((path, field), 0) for field in wanted}
+            if given != wanted:
+                return Trial(broke_at=path, error=ValueError(path[0]))
+        return Trial(result=chosen)
+
+    return attempt
+
+
+fields = st.dictionaries(
+    st.sampled_from([("a",), ("b",), ("c",)]), st.integers(0, 2), min_size=1, max_size=3
+)
+
+
+@given(st.lists(fields, min_size=1, max_size=3))
+def test_finds_the_answer_among_decoys(rows):
+    answer = {(f"layer{number}",): row for number, row in enumerate(rows)}
+
+    def proposals(path):
+        return [
+            Override(path, field, value)
+            for field in (("a",), ("b",), ("c",))
+            for value in (1, 2)
+            if path
+        ]
+
+    trial = search(puzzle(answer), proposals)
+    assert trial.error is None
+    found = {(override.path, override.field): override.value for override in trial.result}
+    for path, row in answer.items():
+        assert {field: found.get((path, field), 0) for field in row} == row
+
+
+def test_gives_up_with_the_first_error_or_the_run_that_was_refused():
+    attempts = []
+
+    def attempt(chosen):
+        attempts.append(chosen)
+        if chosen:
+            return Trial(error=ValueError("another model"), ran=True)
+        return Trial(broke_at=("x",), error=ValueError("reshape"))
+
+    trial = search(attempt, lambda path: [Override(path, ("n",), 1)] if path else [])
+    assert "not the same model: another model" in str(cannot_rebuild("m", trial))
+    trial = search(attempt, lambda path: [])
+    assert "'m' does not run" in str(cannot_rebuild("m", trial))
+    assert len(attempts) < 5
+
+
+def test_the_search_is_bounded():
+    attempts = []
+
+    def attempt(chosen):
+        attempts.append(chosen)
+        return Trial(broke_at=("x",), error=ValueError())
+
+    search(attempt, lambda path: [Override(path, (str(n),), n) for n in range(30)])
+    assert len(attempts) < 300
+
+
+def test_fields_are_proposed_where_they_equal_what_shrinks_below():
+    plan = Plan(
+        (SpacePlan("q", 0, Cut.of(4, [0, 3])),),
+        (
+            ArrayPlan(("params", "one", "w"), (8, 24), ((1, Cut.of(24, range(12))),)),
+            ArrayPlan(("params", "two", "w"), (8, 24), ((1, Cut.of(24, range(18))),)),
+        ),
+        ("params",),
+    )
+    assert shrinking_sizes(("one",), plan) == {24: [12], 4: [2]}
+    assert shrinking_sizes((), plan) == {24: [12, 18], 4: [2]}
+    proposals = width_proposals(("two",), {("heads",): 4, ("hidden",): 24, ("depth",): 8}, plan)
+    assert proposals == [
+        Override(("two",), ("heads",), 2),
+        Override(("two",), ("hidden",), 18),
+    ]
