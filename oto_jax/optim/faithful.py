@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,9 @@ class Trial:
 
     Attributes:
       params: the arrays with groups before the step, by path from the root of the variables.
-      directions: the incoming updates, likewise; a positive or negative multiple of the step.
+      directions: the incoming updates, likewise.
+      sign: 1 where the directions are still to be subtracted, like gradients; -1 where they are the
+        step itself.
       gradients: the loss's gradient, likewise, where the caller gave it.
       squared_norms: of every group of the parameters.
       products: inner product of every group of the parameters with its step.
@@ -39,6 +41,7 @@ class Trial:
 
     params: Mapping[Path, jax.Array]
     directions: Mapping[Path, jax.Array]
+    sign: int
     gradients: Mapping[Path, jax.Array] | None
     squared_norms: GroupVectors
     products: GroupVectors
@@ -96,6 +99,8 @@ class FaithfulRule:
     upper: Mapping[str, Any]
     start_step: int | jax.Array
 
+    shrinks: ClassVar[bool] = False  # Whether trials are kept in part, not only whole or not.
+
     def init(self, dtype: Any) -> HalfSpaceState:
         """The state before the first step; vectors in ``dtype``."""
         spaces = self.zigs.spaces
@@ -122,7 +127,9 @@ class FaithfulRule:
         }
         next_state = HalfSpaceState(
             step=optax.safe_increment(state.step),
-            zero={name: part == 0 for name, part in keep.items()},
+            # A comparison with a Python number is weakly typed, as the initial state is not: the
+            # second step would be compiled anew.
+            zero={name: (part == 0).astype(bool) for name, part in keep.items()},
             ratio=last_ratios(ratios, state.ratio),
             epsilon={name: epsilon[name] for name in state.epsilon},
             groups=state.groups,
