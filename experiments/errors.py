@@ -29,7 +29,7 @@ class CheckpointMismatchError(ExperimentError):
     """A run folder holds checkpoints of another configuration."""
 
 
-class DiskFullError(ExperimentError, OSError):
+class DiskFullError(ExperimentError):
     """There is no room for a checkpoint; the last good one is untouched."""
 
 

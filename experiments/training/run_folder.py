@@ -141,7 +141,7 @@ def save(run: RunFolder, state: TrainState, note: Mapping[str, Any]) -> None:
       DiskFullError: if it does not fit on the disk, or the one before did not.
     """
     arrays = jax.tree.map(np.asarray, _as_dict(state))
-    _check_room(run.path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+    check_room(run.path, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(arrays), note=ocp.args.JsonSave(dict(note))
     )
@@ -197,10 +197,12 @@ def read_state(run: RunFolder, step: int, like: TrainState) -> TrainState:
     Raises:
       CheckpointMismatchError: if the checkpoint is of another structure.
     """
-    shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), _as_dict(like))
+    wanted = _as_dict(like)
+    shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), wanted)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
     try:
         restored = run.manager.restore(step, args=items)["state"]
+        _check_same(restored, wanted)
     except (ValueError, KeyError) as error:
         raise CheckpointMismatchError(
             f"the checkpoint of step {step} in {run.path} is not of this model and optimizer, or"
@@ -209,15 +211,31 @@ def read_state(run: RunFolder, step: int, like: TrainState) -> TrainState:
     return TrainState(**restored)
 
 
+def _check_same(found: Any, wanted: Any) -> None:
+    """Orbax returns arrays as they were saved, whatever shape was asked for."""
+    described = (
+        {jax.tree_util.keystr(path): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (found, wanted))
+    )
+    ours, theirs = described
+    for path in sorted({*ours, *theirs}):
+        if ours.get(path) != theirs.get(path):
+            raise ValueError(f"{path} is {ours.get(path)}, not {theirs.get(path)}")
+
+
 def _as_dict(state: TrainState) -> dict[str, Any]:
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
 
 
-def _check_room(path: Path, size: int) -> None:
+def check_room(path: Path, size: int) -> None:
+    """Checks that so many bytes fit on a folder's disk.
+
+    Raises:
+      DiskFullError: if they do not.
+    """
     free = shutil.disk_usage(path).free
     if free < size:
         raise DiskFullError(
-            errno.ENOSPC,
             f"a checkpoint needs {size / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free in {path};"
             " make room and run the same command again (the last good checkpoint is untouched)",
         )
@@ -232,7 +250,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
         if os.strerror(errno.ENOSPC).lower() not in str(error).lower():
             raise
         raise DiskFullError(
-            errno.ENOSPC,
             f"the disk of {path} filled up while a checkpoint was written; make room and run the"
             " same command again (the last good checkpoint is untouched)",
         ) from error

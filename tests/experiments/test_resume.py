@@ -1,0 +1,94 @@
+"""A run that is killed, stopped or cut short goes on to exactly where it would have arrived."""
+
+import json
+import random
+import signal
+
+import numpy as np
+import pytest
+
+from experiments.training.metrics import read_metrics
+from tests.experiments.processes import kill, launch, outcome, wait_for_step
+
+OPTIONS = ("--log-every", 1, "--checkpoint-every", 4, "--dropout", 0.1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    outcome(launch(*OPTIONS, "--workdir", folder, cache=cache))
+    assert read_metrics(folder)[-2]["sparsity"] > 0
+    return folder
+
+
+def assert_same(folder, expected):
+    """Bit by bit: every metric of every step, the final parameters, and so the zero groups."""
+    assert (folder / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
+    found, wanted = np.load(folder / "params.npz"), np.load(expected / "params.npz")
+    assert found.files == wanted.files
+    for name in found.files:
+        assert found[name].tobytes() == wanted[name].tobytes()
+
+
+def killed_and_resumed(folder, cache, step):
+    run = launch(*OPTIONS, "--workdir", folder, cache=cache)
+    wait_for_step(run, folder, step)
+    kill(run)
+    outcome(launch(*OPTIONS, "--workdir", folder, cache=cache))
+
+
+def test_a_killed_run_arrives_bitwise_where_it_would_have(tmp_path, cache, uninterrupted):
+    killed_and_resumed(tmp_path, cache, random.Random(0).randrange(5, 28))
+    assert_same(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(5))
+def test_five_of_five_killed_runs_arrive(tmp_path, cache, uninterrupted, attempt):
+    killed_and_resumed(tmp_path, cache, random.Random(attempt).randrange(1, 30))
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_sigterm_saves_and_leaves_cleanly(tmp_path, cache, uninterrupted):
+    run = launch(*OPTIONS, "--workdir", tmp_path, cache=cache)
+    wait_for_step(run, tmp_path, 2)
+    run.send_signal(signal.SIGTERM)
+    left = json.loads(outcome(run).splitlines()[-1])
+    assert left["stopped"] == "SIGTERM"
+    assert (tmp_path / "checkpoints" / f"{left['step']:08d}").is_dir()
+    outcome(launch(*OPTIONS, "--workdir", tmp_path, cache=cache))
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_max_minutes_saves_and_leaves_cleanly(tmp_path, cache, uninterrupted):
+    run = launch(*OPTIONS, "--workdir", tmp_path, "--max-minutes", 0, cache=cache)
+    assert json.loads(outcome(run).splitlines()[-1]) == {"step": 1, "stopped": "--max-minutes"}
+    outcome(launch(*OPTIONS, "--workdir", tmp_path, cache=cache))
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path, cache, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    run = launch(*OPTIONS, "--workdir", uninterrupted, cache=cache)
+    assert json.loads(outcome(run).splitlines()[-1]) == {"step": 30, "stopped": None}
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_configuration_is_refused_by_name(cache, uninterrupted):
+    run = launch(*OPTIONS, "--lmbda", 0.5, "--workdir", uninterrupted, cache=cache)
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 1
+    assert "CheckpointMismatchError" in errors
+    assert "lmbda: 0.02 -> 0.5" in errors
+
+
+def test_an_unknown_option_is_refused_by_name(cache):
+    run = launch("--lambda", 0.5, cache=cache)
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 2
+    assert "--lmbda" in errors
