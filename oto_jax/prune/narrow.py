@@ -26,6 +26,7 @@ from oto_jax.zigs import dims as d
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import ZIGs, format_path, key_path
 from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
+from oto_jax.zigs.rules.control import scan_counts
 from oto_jax.zigs.rules.randomness import DRAWS
 
 
@@ -209,7 +210,7 @@ def _remat(run: Evaluator, node: Node, ins: list[Any]) -> list[Any]:
 
 def _scan(run: Evaluator, node: Node, ins: list[Any]) -> list[Any]:
     params = node.params
-    consts, carries = params["num_consts"], params["num_carry"]
+    consts, carries = scan_counts(node)
 
     def step(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
         outs = run.run(node.bodies[0], [*ins[:consts], *carry, *xs])
@@ -347,7 +348,7 @@ _RULES: dict[str, Callable[[Evaluator, Node, list[Any]], list[Any]]] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
-    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "custom_lin"), _call),
+    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "custom_lin", "composite"), _call),
     **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
     "custom_jvp_call": _custom_jvp,
     **dict.fromkeys(("custom_vjp_call", "custom_vjp_call_jaxpr"), _custom_vjp),

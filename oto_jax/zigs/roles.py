@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from oto_jax.zigs.dims import Atom, atoms
 from oto_jax.zigs.program import Body, Node, Value
 from oto_jax.zigs.rules import elementwise, shapes
+from oto_jax.zigs.rules.control import scan_counts
 
 Axis = tuple[int, int]
 """(number of the parameter, axis)"""
@@ -87,7 +88,7 @@ def _sources(value: Value, weights: dict[Value, Sources]) -> Sources | None:
 def _enter(node: Node, weights: dict[Value, Sources], roles: Roles) -> None:
     """Weights keep their sources inside a body; whatever a loop carries counts as data."""
     if node.name == "scan":
-        skip = node.params["num_consts"] + node.params["num_carry"]
+        skip = sum(scan_counts(node))
         for outer, inner in zip(node.ins[skip:], node.bodies[0].ins[skip:], strict=True):
             known = _sources(outer, weights)
             if known is not None:

@@ -46,7 +46,7 @@ AT_ZERO: Mapping[str, float] = {
 }
 """Functions that are exact at zero, and nowhere else."""
 
-POLE_AT_ZERO = frozenset(("log", "rsqrt", "digamma", "lgamma"))
+POLE_AT_ZERO = frozenset(("log", "log2", "rsqrt", "digamma", "lgamma"))
 
 EXACT: Mapping[str, Callable[..., Any]] = {
     "add": lambda x, y: x + y,
@@ -73,7 +73,7 @@ EXACT: Mapping[str, Callable[..., Any]] = {
     "clamp": lambda low, x, high: min(max(x, low), high),
     "is_finite": math.isfinite,
     **dict.fromkeys(
-        "convert_element_type copy copy_p stop_gradient reduce_precision real device_put"
+        "convert_element_type copy copy_p name stop_gradient reduce_precision real device_put"
         " sharding_constraint".split(),
         lambda x: x,
     ),

@@ -24,7 +24,8 @@ from oto_jax.zigs import states as st
 from oto_jax.zigs.dims import Atom, Dim
 from oto_jax.zigs.program import Body, Node, Value
 from oto_jax.zigs.roles import contracted_axes
-from oto_jax.zigs.rules import contractions, elementwise, shapes
+from oto_jax.zigs.rules import contractions, elementwise, indexing, shapes
+from oto_jax.zigs.rules.control import scan_counts
 from oto_jax.zigs.states import INFINITE, UNKNOWN, State
 
 Known = dict[tuple[int, Atom], State]
@@ -278,6 +279,19 @@ def _expand_dims(node: Node) -> list[tuple[int, int, int, int]]:
     return [(0, i, 0, j) for i, j in enumerate(kept)]
 
 
+def _stack(node: Node) -> list[tuple[int, int, int, int]]:
+    """Every operand's axes, moved by one behind the new one."""
+    new = node.params["axis"]
+    axes = range(_rank(node, 0))
+    return [(k, i, 0, i + (i >= new)) for k in range(len(node.ins)) for i in axes]
+
+
+def _unstack(node: Node) -> list[tuple[int, int, int, int]]:
+    gone = node.params["axis"]
+    kept = [i for i in range(_rank(node, 0)) if i != gone]
+    return [(0, i, r, j) for r in range(len(node.outs)) for j, i in enumerate(kept)]
+
+
 def _reduced(node: Node) -> list[tuple[int, int, int, int]]:
     """The axes that a reduction leaves."""
     kept = [i for i in range(_rank(node, 0)) if i not in node.params["axes"]]
@@ -528,7 +542,7 @@ def _all_nodes(body: Body) -> Iterator[Node]:
 
 def _scan(p: Prover, node: Node) -> None:
     (body,) = node.bodies
-    consts, carries = node.params["num_consts"], node.params["num_carry"]
+    consts, carries = scan_counts(node)
     first, last = consts, consts + carries
     for outer, inner in zip(node.ins[last:], body.ins[last:], strict=True):
         known = {(axis - 1, a): s for (axis, a), s in _states(p, outer).items() if axis}
@@ -562,6 +576,8 @@ _PLAIN: dict[str, Callable[[Prover, Node], None]] = {
     **dict.fromkeys(elementwise.NAMES, _elementwise),
     **dict.fromkeys(("slice", "split", "rev", "dynamic_slice", "tile"), _moved(_same_axes)),
     "concatenate": _moved(_all_same_axes, combine=True),
+    "stack": _moved(_stack, combine=True),
+    "unstack": _moved(_unstack),
     "optimization_barrier": _moved(_own_axes, combine=True),
     "transpose": _moved(_transpose),
     "reshape": _moved(_reshape),
@@ -572,7 +588,7 @@ _PLAIN: dict[str, Callable[[Prover, Node], None]] = {
     "sort": _moved(_own_axes, combine=True),
     "top_k": _top_k,
     "pad": _pad,
-    **dict.fromkeys(("dynamic_update_slice", "scatter", "scatter_add", "scatter-add"), _updated),
+    **dict.fromkeys(("dynamic_update_slice", *indexing.SCATTERS), _updated),
     "reduce_sum": _reduce_sum,
     **dict.fromkeys(
         (*(name for name in contractions.REDUCTIONS if name != "reduce_sum"), "argmax", "argmin"),

@@ -178,7 +178,11 @@ def mix_channels(b: Builder) -> None:
 def attention(b: Builder) -> None:
     heads, dim = b.pick([2, 3]), b.pick([2, 4])
     shared = b.pick([1, heads])
-    q, k, v = b.param(b.width, heads * dim), b.param(b.width, shared * dim), b.param(b.width, shared * dim)
+    q, k, v = (
+        b.param(b.width, heads * dim),
+        b.param(b.width, shared * dim),
+        b.param(b.width, shared * dim),
+    )
     o = b.param(heads * dim, b.width)
 
     def step(p: dict[str, Any], t: Tensors) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -525,3 +526,57 @@ def sorted_units(p, x):
 @structure({"a": (4, 6), "s": (6,), "o": (6, 2)}, (2, 4), [])
 def division_by_a_parameter(p, x):
     return dense(dense(x, p["a"]) / row(p["s"], x), p["o"])
+
+
+@structure({"a": (4, 6), "o": (6, 2)}, (2, 4), [])
+def sum_of_sigmoids(p, x):
+    h = jax.nn.sigmoid(dense(x, p["a"]))
+    return dense(h * 0 + jnp.sum(h, -1, keepdims=True), p["o"])
+
+
+@structure({"a": (4, 6), "o": (6, 2)}, (2, 4), [])
+def running_sum_of_sigmoids(p, x):
+    return dense(0 * jnp.cumsum(jax.nn.sigmoid(dense(x, p["a"])), -1), p["o"])
+
+
+@structure({"a": (4, 6), "b": (6, 1), "o": (6, 2)}, (2, 4), [6])
+def infinity_times_zero(p, x):
+    h = jnp.tanh(dense(x, p["a"]))
+    return dense(h, p["b"]) * dense(jnp.where(h == 0, 0, h / jnp.abs(h)), p["o"])
+
+
+@structure({"a": (4, 6), "b": (6, 1), "o": (6, 2)}, (2, 4), [])
+def unguarded_division(p, x):
+    h = jnp.tanh(dense(x, p["a"]))
+    return dense(h, p["b"]) * dense(h / jnp.abs(h), p["o"])
+
+
+def rotary_interleaved(x):
+    angles = jnp.arange(x.shape[1])[:, None] / 10.0 ** jnp.arange(x.shape[-1] // 2)[None, :]
+    cos, sin = (jnp.repeat(f(angles), 2, -1)[None, :, None, :] for f in (jnp.cos, jnp.sin))
+    turned = jnp.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+    return x * cos + turned * sin
+
+
+@structure(GROUPED, (2, 5, 8), [3])
+def interleaved_rotary_attention(p, x):
+    return grouped_query(p, x, rotary_interleaved)
+
+
+@structure({"a": (4, 6), "b": (4, 6), "o": (6, 2)}, (2, 4), [6])
+def stacked_branches(p, x):
+    both = jnp.stack([dense(x, p["a"]), jnp.tanh(dense(x, p["b"]))], axis=1)
+    first, second = (both[:, 0], both[:, 1])
+    return dense(first * second + jnp.sum(both, 1), p["o"])
+
+
+@structure({"a": (4, 6), "o": (6, 2)}, (2, 4), [6])
+def named_intermediate(p, x):
+    h = checkpoint_name(jax.nn.relu(dense(x, p["a"])), "hidden")
+    return dense(h, p["o"])
+
+
+@structure({"a": (4, 6), "o": (6, 2)}, (2, 4), [6])
+def scattered_rows(p, x):
+    h = jax.nn.relu(dense(x, p["a"]))
+    return dense(jnp.zeros((3, 6), h.dtype).at[jnp.array([2, 2])].add(h).at[1].mul(h[0]), p["o"])

@@ -25,9 +25,19 @@ def call(node: Node) -> list[Dims]:
     return [value.dims for value in _open(node, jaxpr, node.ins).outs]
 
 
+def scan_counts(node: Node) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are carried."""
+    params = node.params
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    # Since JAX 0.11 the operands' tree (constants, carry, scanned) says so.
+    consts, carry, _ = params["ft_in"].update(range(len(node.ins))).unpack()
+    return len(list(consts)), len(list(carry))
+
+
 def scan(node: Node) -> list[Dims]:
     """Carried dimensions return as they came; the scanned axis stays whole."""
-    consts, carries = node.params["num_consts"], node.params["num_carry"]
+    consts, carries = scan_counts(node)
     inner = node.ins[:consts] + [_renewed(value) for value in node.ins[consts : consts + carries]]
     for value in node.ins[consts + carries :]:
         node.freeze(value.dims[0], "the axis that scan runs along")
@@ -76,7 +86,7 @@ def _unify_values(node: Node, left: Value, right: Value) -> None:
 
 CALLS = (
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
-    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin",
+    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "composite",
 )  # fmt: skip
 
 RULES = {**dict.fromkeys(CALLS, call), "scan": scan, "while": while_, "cond": cond}

@@ -90,13 +90,12 @@ def iota(node: Node) -> list[Dims]:
     return [dims]
 
 
+SCATTERS = ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
+
 RULES = {
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,
     "gather": gather,
-    **dict.fromkeys(
-        ("scatter", "scatter_add", "scatter-add", "scatter_mul", "scatter_min", "scatter_max"),
-        scatter,
-    ),
+    **dict.fromkeys(SCATTERS, scatter),
     "iota": iota,
 }

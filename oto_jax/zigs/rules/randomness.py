@@ -10,7 +10,7 @@ from oto_jax.zigs import dims as d
 from oto_jax.zigs.dims import Dims
 from oto_jax.zigs.program import Node
 
-DRAWS = ("random_bits", "random_gamma", "rng_uniform")
+DRAWS = ("random_bits", "random_gamma", "rng_uniform", "rng_bit_generator", "threefry2x32")
 KEYS = (
     "random_seed",
     "random_split",

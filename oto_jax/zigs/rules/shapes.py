@@ -111,6 +111,24 @@ def concatenate(node: Node) -> list[Dims]:
     return [tuple(out)]
 
 
+def stack(node: Node) -> list[Dims]:
+    """Side by side along a new axis, agreeing along the others."""
+    first = node.ins[0].dims
+    for value in node.ins[1:]:
+        for left, right in zip(first, value.dims, strict=True):
+            node.unify(left, right)
+    axis = node.params["axis"]
+    return [(*first[:axis], d.concat([d.ONE] * len(node.ins)), *first[axis:])]
+
+
+def unstack(node: Node) -> list[Dims]:
+    """The axis that is taken apart stays whole."""
+    axis = node.params["axis"]
+    dims = node.ins[0].dims
+    node.freeze(dims[axis], "the axis is taken apart position by position")
+    return [(*dims[:axis], *dims[axis + 1 :])] * len(node.out_shapes)
+
+
 def pad(node: Node) -> list[Dims]:
     """Padding at the ends is a concatenation with new positions."""
     (shape,) = node.out_shapes
@@ -216,6 +234,8 @@ RULES = {
     "squeeze": squeeze,
     "expand_dims": expand_dims,
     "concatenate": concatenate,
+    "stack": stack,
+    "unstack": unstack,
     "pad": pad,
     "tile": tile,
     "rev": rev,
