@@ -154,7 +154,8 @@ def _nnx_target(model: nnx.Module) -> Target:
     def fn(state: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         module = nnx.merge(graph, state)
         out = module(*args, **kwargs)
-        return out, nnx.split(module)[1]
+        # A parameter that is handed back as it came would count as an output of the model.
+        return out, nnx.state(module, nnx.Not(nnx.Param))
 
     return Target(fn, state, (), parameters, lambda path: path in trained, rebuilds=True)
 
