@@ -18,7 +18,7 @@ from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
 from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
-from experiments.training.recipe import Recipe, hspg_optimizer
+from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
 from experiments.training.task import Task
 
 
@@ -79,16 +79,18 @@ def cifar10_task(
             arrays, recipe.batch_size, run.seed, start, parallel.host, parallel.hosts
         )
 
+    inputs = (normalise(jnp.asarray(test.images[:8])),)
+
     def initial(seed: int) -> Any:
         return jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
 
     return Task(
         model=model,
         variables=variables or initial,
-        inputs=(normalise(jnp.asarray(test.images[:8])),),
+        inputs=inputs,
         call={"train": False},
         zigs_options={},
-        optimizer=hspg_optimizer(recipe, steps_per_epoch),
+        optimizer=hspg_optimizer(recipe, steps_per_epoch, mac_costs(model, *inputs)),
         loss=classification_loss(augmented),
         batches=batches,
         evaluate=cifar10_evaluator(test, parallel),

@@ -40,7 +40,7 @@ from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
 from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
-from experiments.training.recipe import Recipe, hspg_optimizer
+from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
 from experiments.training.script import parse, run_script, run_training
 from experiments.training.state import create_state, many_steps, train_step
 from experiments.training.task import Task, abstract_variables, find_zigs
@@ -169,7 +169,7 @@ def abstract_task(config: Config, images: Any, train_images: int) -> Task:
         inputs=(images,),
         call={"train": False},
         zigs_options={} if config.data.prune_streams else {"unprunable": STREAMS},
-        optimizer=hspg_optimizer(recipe, steps_per_epoch),
+        optimizer=hspg_optimizer(recipe, steps_per_epoch, mac_costs(model, images)),
         loss=classification_loss(_prepared),
         batches=no_data,
         evaluate=no_data,

@@ -1,8 +1,8 @@
 """CIFAR ResNet-20, 32, 44 and 56: pruned from published weights, or trained from scratch.
 
 ``python experiments/resnet_cifar10.py --depth 20`` starts from the published ResNet-20 (91.73 %
-top-1 in 40.6 million multiply-accumulates), trains ten epochs with HSPG until half of the groups
-are zero, prunes, compares, and writes ``results/resnet20_cifar10.json``.
+top-1 in 40.6 million multiply-accumulates), trains ten epochs with HSPG until zero groups free half
+of the multiply-accumulates, prunes, compares, and writes ``results/resnet20_cifar10.json``.
 
 ``--eval-only`` evaluates the published weights on the 10,000 test images: 91.73, 92.63, 93.10 and
 93.39 % for 20, 32, 44 and 56 layers. The last line is JSON with ``top1``.
@@ -53,7 +53,7 @@ HALF = Recipe(
     start_epoch=1,
     momentum=0.9,
     weight_decay=1e-4,
-    target_group_sparsity=0.5,
+    target_macs=0.5,
     target_epochs=4,
 )
 

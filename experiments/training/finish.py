@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from experiments.training.loop import Trained
 from experiments.training.parallel import Parallel
 from experiments.training.run_folder import RunFolder
 from experiments.training.state import Variables, variables_of
-from experiments.training.task import Task, find_zigs
+from experiments.training.task import Task, abstract_variables, find_zigs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +51,16 @@ def prune_and_compare(
     pruned = oto_jax.prune(model, variables, zigs)
     certificate = oto_jax.certify((model, variables), pruned, *task.inputs, **task.call)
     print(certificate)
-    examples = len(jax.tree.leaves(task.inputs)[0])
-    start = certificate.full if model is task.model else _cost_at_start(task, pruned)
+    full_variables = abstract_variables(task, task.model)
+    macs = [_macs(task, task.model, full_variables), _macs(task, pruned.model, pruned.variables)]
+    parameters = map(oto_jax.count_parameters, (full_variables, pruned.variables))
     figures = {
         "test": task.evaluate(model, par.replicate(parallel, variables)),
         "slim_test": task.evaluate(pruned.model, par.replicate(parallel, pruned.variables)),
         "worst_absolute_difference": certificate.absolute,
         "worst_relative_difference": certificate.relative,
-        "parameters": _compared(start.parameters, certificate.slim.parameters),
-        "macs": _compared(start.macs // examples, certificate.slim.macs // examples),
+        "parameters": _compared(*parameters),
+        "macs": _compared(*macs),
         "groups": _compared(find_zigs(task, task.model).num_groups, _kept_groups(pruned)),
     }
     return Outcome(pruned, figures)
@@ -68,10 +70,11 @@ def _kept_groups(pruned: oto_jax.Pruned) -> int:
     return sum(space.units.count for space in pruned.plan.spaces)
 
 
-def _cost_at_start(task: Task, pruned: oto_jax.Pruned) -> Any:
-    """What the task's model costs, where training has cut it since."""
-    full = (task.model, task.variables(0))
-    return oto_jax.certify(full, pruned, *task.inputs, **task.call).full
+def _macs(task: Task, model: Any, variables: Variables) -> int:
+    """Multiply-accumulates for one example."""
+    apply = functools.partial(model.apply, **task.call)
+    examples = len(jax.tree.leaves(task.inputs)[0])
+    return oto_jax.count_macs(apply, variables, *task.inputs) // examples
 
 
 def _compared(full: int, slim: int) -> dict[str, float]:

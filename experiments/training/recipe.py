@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
+import jax
 import optax
 
 import oto_jax
@@ -31,6 +34,8 @@ class Recipe:
       upper_group_sparsity: no more than this part of the groups becomes zero.
       target_group_sparsity: exactly this part of the groups becomes zero (HSPG's target mode);
         None: as many as the half-space test finds, as in the paper.
+      target_macs: groups become zero until this part of the multiply-accumulates is left; instead
+        of ``target_group_sparsity``.
       target_epochs: target mode: epochs from ``start_epoch`` to the target; None: the rest.
     """
 
@@ -47,6 +52,7 @@ class Recipe:
     dense_epsilon: float | None = None
     upper_group_sparsity: float = 1.0
     target_group_sparsity: float | None = None
+    target_macs: float | None = None
     target_epochs: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +63,8 @@ class Recipe:
             raise OptionError(
                 f"--start-epoch {self.start_epoch} is not within the {self.epochs} epochs"
             )
+        if self.target_macs is not None and self.target_group_sparsity is not None:
+            raise OptionError("--target-macs and --target-group-sparsity exclude each other")
 
 
 def drops(value: float, epochs: tuple[int, ...], steps_per_epoch: int) -> optax.Schedule:
@@ -66,11 +74,16 @@ def drops(value: float, epochs: tuple[int, ...], steps_per_epoch: int) -> optax.
 
 
 def hspg_optimizer(
-    recipe: Recipe, steps_per_epoch: int
+    recipe: Recipe, steps_per_epoch: int, mac_costs: Mapping[str, float] | None = None
 ) -> Callable[[oto_jax.ZIGs], optax.GradientTransformation]:
     """HSPG by a recipe, for whatever groups the model has.
 
     Weight decay acts on the gradient, before everything else, so that the projection is last.
+
+    Args:
+      recipe: the hyperparameters.
+      steps_per_epoch: length of an epoch.
+      mac_costs: what `mac_costs` returns, for a recipe with ``target_macs``.
     """
 
     def optimizer(zigs: oto_jax.ZIGs) -> optax.GradientTransformation:
@@ -82,7 +95,7 @@ def hspg_optimizer(
             momentum=recipe.momentum,
             start_step=recipe.start_epoch * steps_per_epoch,
             upper_group_sparsity=recipe.upper_group_sparsity,
-            **_target(recipe, steps_per_epoch),
+            **_target(recipe, steps_per_epoch, mac_costs),
         )
         if recipe.weight_decay == 0:
             return hspg
@@ -91,14 +104,52 @@ def hspg_optimizer(
     return optimizer
 
 
-def _target(recipe: Recipe, steps_per_epoch: int) -> dict[str, Any]:
-    if recipe.target_group_sparsity is None:
+def _target(
+    recipe: Recipe, steps_per_epoch: int, mac_costs: Mapping[str, float] | None
+) -> dict[str, Any]:
+    target: Any = recipe.target_group_sparsity
+    if recipe.target_macs is not None:
+        target = oto_jax.Target(kept=recipe.target_macs, costs=mac_costs)
+    if target is None:
         return {}
     rest = recipe.epochs - recipe.start_epoch
     epochs = rest if recipe.target_epochs is None else min(recipe.target_epochs, rest)
+    return {"target_group_sparsity": target, "target_steps": epochs * steps_per_epoch}
+
+
+def mac_costs(model: nn.Module, *inputs: Any, **call: Any) -> dict[str, float]:
+    """Multiply-accumulates for each entry of a kernel: how often the layer applies it.
+
+    Args:
+      model: a network of `flax.linen.Conv` and `flax.linen.Dense` layers.
+      *inputs: its inputs, arrays or their shapes.
+      **call: keyword arguments of its call.
+
+    Returns:
+      By the kernel's path: the number of positions of the layer's output, for one example.
+
+    Example:
+      >>> import jax.numpy as jnp, flax.linen as nn
+      >>> mac_costs(nn.Sequential([nn.Conv(4, (3, 3)), nn.Dense(2)]), jnp.ones((1, 8, 8, 3)))
+      {'layers_0/kernel': 64, 'layers_1/kernel': 64}
+    """
+    layers = (nn.Conv, nn.Dense)
+
+    def outputs(*arrays: Any) -> Any:
+        _, seen = model.init_with_output(
+            jax.random.key(0),
+            *arrays,
+            capture_intermediates=lambda module, method: (
+                isinstance(module, layers) and method == "__call__"
+            ),
+            **call,
+        )
+        return seen["intermediates"]
+
+    shapes = jax.eval_shape(outputs, *inputs)
     return {
-        "target_group_sparsity": recipe.target_group_sparsity,
-        "target_steps": epochs * steps_per_epoch,
+        "/".join(str(key.key) for key in path[:-2]) + "/kernel": math.prod(leaf.shape[1:-1])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     }
 
 

@@ -38,7 +38,7 @@ def wait_for_step(process, folder, step, timeout=300):
     deadline = time.monotonic() + timeout
     file = folder / "timing.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
-        if file.exists() and any(f'"step": {step},' in line for line in file.open()):
+        if file.exists() and f'"step": {step},' in file.read_text():
             return
         time.sleep(0.01)
     assert process.poll() is not None, f"no step {step} after {timeout} s"
