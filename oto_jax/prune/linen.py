@@ -19,6 +19,7 @@ from oto_jax.prune.linen_layers import (
     see,
     set_fields,
 )
+from oto_jax.prune.linen_probe import probed_configuration
 from oto_jax.prune.linen_widths import by_module, widths_of, with_widths, without_widths
 from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
@@ -51,8 +52,10 @@ class Rebuilding:
     seen: Mapping[Path, Seen]
 
 
-def rebuild(model: nn.Module, variables: Any, plan: Plan, call: Call) -> tuple[nn.Module, Plan]:
-    """The narrower model, and the plan with how it is made.
+def rebuild(
+    model: nn.Module, variables: Any, plan: Plan, call: Call
+) -> tuple[nn.Module, Any, Plan]:
+    """The narrower model, its variables, and the plan with how it is made.
 
     Args:
       model: the full model.
@@ -64,7 +67,7 @@ def rebuild(model: nn.Module, variables: Any, plan: Plan, call: Call) -> tuple[n
       UnprunableModelError: if a module does not run at its new width, or computes something else.
     """
     if plan.whole:
-        return model, plan
+        return model, variables, plan
     base, before = without_widths(model), widths_of(model)
     work = Rebuilding(
         model=base,
@@ -75,10 +78,15 @@ def rebuild(model: nn.Module, variables: Any, plan: Plan, call: Call) -> tuple[n
         call=call,
         seen=_observe(base, before, variables, call),
     )
-    trial = search(lambda chosen: _attempt(work, chosen), lambda path: _proposals(work, path))
+    trial = _attempt(work, ())
+    if trial.result is None:
+        trial = _probe(work) or trial
+    if trial.result is None:
+        trial = search(lambda chosen: _attempt(work, chosen), lambda path: _proposals(work, path))
     if trial.result is None:
         raise cannot_rebuild(format_path(trial.broke_at) or type(base).__name__, trial)
-    return trial.result
+    slim, plan = trial.result
+    return slim, work.slim_variables, plan
 
 
 def restore(model: nn.Module, plan: Plan) -> nn.Module:
@@ -165,6 +173,17 @@ def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nn.M
     try:
         return Trial(result=_build(work, tuple(found.values())))
     except Exception as error:
+        return Trial(error=error, ran=True)
+
+
+def _probe(work: Rebuilding) -> Trial[tuple[nn.Module, Plan]] | None:
+    """The model in the configuration that a probe proposes, if that is the same model."""
+    overrides = None if work.before else probed_configuration(work.model, work.plan, work.call)
+    if not overrides:
+        return None
+    try:
+        return Trial(result=_checked(work, "configuration", overrides))
+    except Exception as error:  # The configuration governs more than the sizes of spaces.
         return Trial(error=error, ran=True)
 
 

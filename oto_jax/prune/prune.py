@@ -8,7 +8,6 @@ from typing import Any
 from oto_jax.errors import UnprunableModelError, ZIGMismatchError
 from oto_jax.prune.framework import framework_of
 from oto_jax.prune.plan import Plan, make_plan
-from oto_jax.prune.slicing import slice_variables
 from oto_jax.zigs.partition import ZIGs
 
 
@@ -81,8 +80,7 @@ def prune(model: Any, variables: Any, zigs: ZIGs | None = None, *, round_to: int
             from oto_jax.prune import linen
 
             plan = make_plan(variables, zigs, round_to=round_to)
-            slim, plan = linen.rebuild(model, variables, plan, recorded_call(zigs))
-            return Pruned(slim, slice_variables(variables, plan), plan)
+            return Pruned(*linen.rebuild(model, variables, plan, recorded_call(zigs)))
         case "nnx":
             from oto_jax.prune import nnx
 

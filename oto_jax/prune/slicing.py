@@ -83,9 +83,8 @@ def slice_array(leaf: Any, array: ArrayPlan) -> Any:
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((*leaf.shape[:extra], *array.slim_shape), leaf.dtype)
-    if _is_sharded(leaf):
-        values = _take(host_values(array.path, leaf), array, extra)
-        return jax.device_put(values, _sharding_of(leaf.sharding, values.shape))
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        return _placed(_take(host_values(array.path, leaf), array, extra), leaf)
     return _take(leaf, array, extra)
 
 
@@ -96,13 +95,15 @@ def _take(leaf: Any, array: ArrayPlan, extra: int) -> Any:
     return leaf
 
 
-def _is_sharded(leaf: Any) -> bool:
-    """Whether an array lies on a mesh: gathers from there are no matter of course in JAX."""
-    return (
-        isinstance(leaf, jax.Array)
-        and not isinstance(leaf, jax.core.Tracer)
-        and isinstance(leaf.sharding, jax.sharding.NamedSharding)
-    )
+def _placed(values: np.ndarray, leaf: jax.Array) -> jax.Array:
+    """Values cut on the host, back where the full array lies.
+
+    On the host, since a gather compiles anew for every shape, and from an array that is sharded
+    explicitly it is no matter of course.
+    """
+    if isinstance(leaf.sharding, jax.sharding.NamedSharding):
+        return jax.device_put(values, _sharding_of(leaf.sharding, values.shape))
+    return jax.device_put(values, leaf.sharding) if leaf.committed else jnp.asarray(values)
 
 
 def _sharding_of(
