@@ -53,8 +53,10 @@ from experiments.squad.recovery import recover_gold_answers
 from experiments.squad.task import SquadOptions, load_shape, squad_task
 from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
-from experiments.training.script import parse, result_file, run_script, run_training
+from experiments.training.script import leave, parse, result_file, run_script, run_training
 from experiments.training.task import Task
+from oto_jax.models.bert_config import BertConfigError
+from oto_jax.models.bert_weights import BertWeightsError
 
 NAME = "bert_squad"
 
@@ -86,12 +88,15 @@ def make_task(config: Config, parallel: Parallel) -> Task:
 def main() -> None:
     """Trains, prunes, compares; or does what `Config` says it does instead."""
     config = parse(Config(), smoke_config())
-    if config.score is not None:
-        print_scores(config.score, config.data.eval_file)
-    elif config.check_features:
-        print_recovery(config.data)
-    else:
-        train(config)
+    try:
+        if config.score is not None:
+            print_scores(config.score, config.data.eval_file)
+        elif config.check_features:
+            print_recovery(config.data)
+        else:
+            train(config)
+    except (BertConfigError, BertWeightsError) as error:
+        leave(error)
 
 
 def print_scores(predictions: Path, eval_file: Path | None) -> None:

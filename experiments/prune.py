@@ -35,6 +35,8 @@ MODULES = {
     "resnet50_cifar10": "resnet50_cifar10",
     "resnet50_imagenet": "resnet50_imagenet",
     **{f"resnet{depth}_cifar10": "resnet_cifar10" for depth in (20, 32, 44, 56)},
+    **{f"bert_squad_{row}": "bert_squad" for row in (10, 30, 50, 70, 90)},
+    "bert_squad": "bert_squad",
 }
 
 
