@@ -176,7 +176,9 @@ def _set_attributes(model: nnx.Module, overrides: tuple[Override, ...]) -> None:
         module: Any = modules[override.path]
         name, below = override.field[0], override.field[1:]
         if name == SOFTMAX_DEPTH:
-            module.attention_fn = scaled_attention(module.attention_fn, override.value)
+            module.attention_fn = scaled_attention(
+                module.attention_fn, override.value, equal_depths=True
+            )
         else:
             setattr(module, name, replaced(getattr(module, name), {below: override.value}))
 

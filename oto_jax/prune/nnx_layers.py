@@ -102,8 +102,9 @@ def _lora(module: Any, full: Any) -> Fields:
 
 
 def _attention(module: Any, full: Any) -> Fields:
-    """Heads and features; where the head dimension shrinks, what the softmax divides by."""
+    """Heads and features; where a head dimension shrinks, what the softmax divides by."""
     inputs, heads, depth = shape(module.query.kernel, 3)
+    value_depth = shape(module.value.kernel, 1)[0]
     kv_inputs, kv_heads, _ = shape(module.key.kernel, 3)
     fields: Fields = {
         "num_heads": heads,
@@ -114,7 +115,7 @@ def _attention(module: Any, full: Any) -> Fields:
         "in_kv_features": kv_inputs,
         "out_features": shape(module.out.kernel, 3)[-1],
     }
-    if depth != full.head_dim:
+    if (depth, value_depth) != (full.head_dim, full.head_dim):
         fields[SOFTMAX_DEPTH] = full.head_dim
     return fields
 

@@ -14,7 +14,9 @@ from oto_jax.prune.plan import SOFTMAX_DEPTH
 
 
 @functools.lru_cache(maxsize=1024)
-def scaled_attention(attention_fn: Callable[..., Any], depth: int) -> Callable[..., Any]:
+def scaled_attention(
+    attention_fn: Callable[..., Any], depth: int, equal_depths: bool = False
+) -> Callable[..., Any]:
     """``attention_fn`` with scores over ``sqrt(depth)`` whatever the queries' own depth is.
 
     It divides by the square root of the depth it sees (Vaswani et al. 2017, Equation 1); the
@@ -23,6 +25,8 @@ def scaled_attention(attention_fn: Callable[..., Any], depth: int) -> Callable[.
     Args:
       attention_fn: called with queries ``(..., length, heads, head_dim)`` first.
       depth: the full head dimension.
+      equal_depths: pad queries and keys, or values, with zeros to the larger of their depths, for
+        an ``attention_fn`` that takes one depth only (as `jax.nn.dot_product_attention`).
 
     Returns:
       The same function for the same arguments, so that modules that hold it stay equal.
@@ -39,9 +43,17 @@ def scaled_attention(attention_fn: Callable[..., Any], depth: int) -> Callable[.
         return attention_fn
 
     @functools.wraps(attention_fn)
-    def attend(query: jax.Array, *args: Any, **kwargs: Any) -> Any:
-        factor = math.sqrt(query.shape[-1] / depth)
-        return attention_fn(query * jnp.asarray(factor, query.dtype), *args, **kwargs)
+    def attend(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        wide = max(query.shape[-1], value.shape[-1]) if equal_depths else query.shape[-1]
+        query = _padded(query, wide) * jnp.asarray(math.sqrt(wide / depth), query.dtype)
+        wide_value = _padded(value, wide) if equal_depths else value
+        mixed = attention_fn(query, _padded(key, wide), wide_value, *args, **kwargs)
+        return mixed[..., : value.shape[-1]]
 
     setattr(attend, SOFTMAX_DEPTH, depth)
     return attend
+
+
+def _padded(array: jax.Array, depth: int) -> jax.Array:
+    missing = depth - array.shape[-1]
+    return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) if missing else array

@@ -28,7 +28,7 @@ from tests.prune.linen_models import (
     VGGNet,
     Widths,
 )
-from tests.prune.zeroing import half_zero, randomised
+from tests.prune.zeroing import half_zero, randomised, zero_groups
 
 
 def pruned_case(name):
@@ -81,6 +81,20 @@ def test_pruned_model_is_hashable_prints_and_tabulates(name):
     assert type(slim.model).__name__ in repr(slim.model)
     table = slim.model.tabulate(jax.random.key(0), *case.inputs, console_kwargs={"width": 200})
     assert type(case.model).__name__ in table
+
+
+@pytest.mark.parametrize("kept", [(1, 6), (6, 1), (2, 4), (1, 1)])
+def test_head_dimensions_of_queries_and_values_shrink_apart(kept):
+    with jax.enable_x64(True):
+        model = nn.MultiHeadDotProductAttention(4, qkv_features=24)
+        variables = randomised(jax.eval_shape(model.init, jax.random.key(0), SEQUENCES))
+        zigs = oto_jax.find_zigs(model, variables, SEQUENCES, attention="head_dim")
+        dead = [space.groups[size:] for space, size in zip(zigs.spaces, kept, strict=True)]
+        variables = {"params": zero_groups(variables["params"], zigs, np.concatenate(dead))}
+        slim = oto_jax.prune(model, variables, zigs)
+        assert [space.units.count for space in slim.plan.spaces] == list(kept)
+        full = model.apply(variables, SEQUENCES)
+        assert relative(full, slim.model.apply(slim.variables, SEQUENCES)) <= 1e-10
 
 
 def test_configured_model_is_the_same_class_at_another_configuration():

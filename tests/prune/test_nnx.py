@@ -38,6 +38,21 @@ def test_pruned_equals_masked(name):
         assert type(slim.model) is type(model)
 
 
+@pytest.mark.parametrize("kept", [(1, 6), (6, 1), (2, 4), (1, 1)])
+def test_head_dimensions_of_queries_and_values_shrink_apart(kept):
+    with jax.enable_x64(True):
+        case = CASES["head_dim"]
+        model = case.model(nnx.Rngs(0))
+        nnx.update(model, randomised(nnx.state(model)))
+        zigs = oto_jax.find_zigs(model, case.inputs, attention="head_dim")
+        dead = [space.groups[size:] for space, size in zip(zigs.spaces, kept, strict=True)]
+        params = nnx.state(model, nnx.Param)
+        nnx.update(model, zero_groups(params, zigs, np.concatenate(dead)))
+        slim = oto_jax.prune(model, zigs)
+        assert [space.units.count for space in slim.plan.spaces] == list(kept)
+        np.testing.assert_allclose(slim.model(case.inputs), model(case.inputs), rtol=1e-10)
+
+
 def test_attributes_say_the_new_widths():
     with jax.enable_x64(True):
         model = CASES["conv"].model(nnx.Rngs(0))
