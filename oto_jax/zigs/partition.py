@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
@@ -216,6 +217,12 @@ class ZIGs:
         from oto_jax.zigs.explain import explain
 
         return explain(self, path)
+
+    def draw(self, file: str | FilePath | None = None) -> str:
+        """The spaces and the layers between them as SVG; see `oto_jax.zigs.draw.draw`."""
+        from oto_jax.zigs.draw import draw
+
+        return draw(self, file)
 
     @functools.cached_property
     def members_by_path(self) -> Mapping[Path, tuple[tuple[Space, Member], ...]]:
