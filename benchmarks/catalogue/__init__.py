@@ -1,0 +1,1 @@
+"""Models of many packages, written by many people, that `benchmarks/architectures.py` runs on."""
