@@ -12,12 +12,15 @@ from oto_jax.errors import (
     UntraceableError,
     ZIGMismatchError,
 )
-from oto_jax.optim.hspg import hspg
+from oto_jax.optim import saliency
+from oto_jax.optim.hspg import hspg, pass_gradient
 from oto_jax.optim.hyperparameters import AdaptiveEpsilon
 from oto_jax.optim.metrics import GroupSparsity, group_sparsity
+from oto_jax.optim.target import Target
 from oto_jax.optim.transforms import add_group_lasso, project_half_space
 from oto_jax.optim.zeros import check_zeros
 from oto_jax.prune.certify import Certificate, certify
+from oto_jax.prune.composition import compose_plans
 from oto_jax.prune.macs import count_macs, count_parameters
 from oto_jax.prune.narrow import narrow
 from oto_jax.prune.plan import Plan, make_plan
@@ -41,6 +44,7 @@ __all__ = [
     "Plan",
     "Pruned",
     "RevivedGroupsError",
+    "Target",
     "UnprunableModelError",
     "UntraceableError",
     "ZIGMismatchError",
@@ -48,6 +52,7 @@ __all__ = [
     "add_group_lasso",
     "certify",
     "check_zeros",
+    "compose_plans",
     "count_macs",
     "count_parameters",
     "find_zigs",
@@ -56,8 +61,10 @@ __all__ = [
     "load",
     "make_plan",
     "narrow",
+    "pass_gradient",
     "project_half_space",
     "prune",
+    "saliency",
     "save",
     "shrink",
     "shrink_zigs",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from oto_jax.optim.half_space import (
+    Trial,
     crosses,
     deepest,
     half_space_ratios,
@@ -21,30 +22,8 @@ from oto_jax.optim.half_space import (
     next_epsilon,
 )
 from oto_jax.optim.hyperparameters import Epsilon
-from oto_jax.optim.norms import GroupVectors
-from oto_jax.zigs.partition import Path, ZIGs
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """What a rule may look at before it decides.
-
-    Attributes:
-      params: the arrays with groups before the step, by path from the root of the variables.
-      directions: the incoming updates, likewise.
-      sign: 1 where the directions are still to be subtracted, like gradients; -1 where they are the
-        step itself.
-      gradients: the loss's gradient, likewise, where the caller gave it.
-      squared_norms: of every group of the parameters.
-      products: inner product of every group of the parameters with its step.
-    """
-
-    params: Mapping[Path, jax.Array]
-    directions: Mapping[Path, jax.Array]
-    sign: int
-    gradients: Mapping[Path, jax.Array] | None
-    squared_norms: GroupVectors
-    products: GroupVectors
+from oto_jax.optim.norms import GroupVectors, cut
+from oto_jax.zigs.partition import ZIGs
 
 
 class HalfSpaceState(NamedTuple):
@@ -67,16 +46,6 @@ class HalfSpaceState(NamedTuple):
     def shrink(self, plan: Any) -> HalfSpaceState:
         """The state of the slim model that `oto_jax.prune` cuts along ``plan``."""
         return self._replace(zero=cut(self.zero, plan), ratio=cut(self.ratio, plan))
-
-
-def cut(vectors: GroupVectors, plan: Any) -> GroupVectors:
-    """Vectors over the groups that a plan keeps; axes in front, as of replicas, stay."""
-
-    def cut_one(name: str) -> jax.Array:
-        kept = plan.units(name).positions
-        return jax.tree.map(lambda x: x[..., kept], vectors[name])
-
-    return {name: cut_one(name) for name in vectors}
 
 
 @dataclasses.dataclass(frozen=True)

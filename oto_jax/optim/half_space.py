@@ -7,6 +7,8 @@ works on the *half-space ratio* :math:`\langle \tilde x_g, x_g \rangle / \|x_g\|
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +16,29 @@ import jax.numpy as jnp
 
 from oto_jax.optim.hyperparameters import AdaptiveEpsilon, Epsilon, value_at
 from oto_jax.optim.norms import GroupVectors
+from oto_jax.zigs.partition import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a rule may look at before it decides.
+
+    Attributes:
+      params: the arrays with groups before the step, by path from the root of the variables.
+      directions: the incoming updates, likewise.
+      sign: 1 where the directions are still to be subtracted, like gradients; -1 where they are the
+        step itself.
+      gradients: the loss's gradient, likewise, where the caller gave it.
+      squared_norms: of every group of the parameters.
+      products: inner product of every group of the parameters with its step.
+    """
+
+    params: Mapping[Path, jax.Array]
+    directions: Mapping[Path, jax.Array]
+    sign: int
+    gradients: Mapping[Path, jax.Array] | None
+    squared_norms: GroupVectors
+    products: GroupVectors
 
 
 def half_space_ratios(squared_norms: GroupVectors, products: GroupVectors) -> GroupVectors:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
 from oto_jax.optim.hyperparameters import Epsilon, PerSpace, ScalarOrSchedule, check_number
+from oto_jax.optim.target import TargetLike
 from oto_jax.optim.transforms import add_group_lasso, momentum_by_stage, project_half_space
 from oto_jax.zigs.partition import ZIGs
 
@@ -19,6 +22,8 @@ def hspg(
     momentum: float | jax.Array = 0.0,
     start_step: int | jax.Array = 0,
     upper_group_sparsity: PerSpace[float | jax.Array] = 1.0,
+    target_group_sparsity: TargetLike | None = None,
+    target_steps: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Half-space stochastic projected gradient (paper, algorithm 2).
 
@@ -46,11 +51,17 @@ def hspg(
       upper_group_sparsity: the share of zero groups up to which the test may put groups of each
         space to zero, in [0, 1]; a number or a mapping from spaces.
 
+      target_group_sparsity: what to reach exactly by step ``start_step + target_steps`` and to hold
+        (target mode), instead of letting the test decide: a share of all groups, a mapping from
+        spaces to shares of their groups, or a `oto_jax.Target`.
+      target_steps: the length of the window in which the target is reached.
+
     Returns:
       A transformation that ends a chain: nothing may change its updates.
 
     Raises:
       HyperparameterError: if an argument is out of its range or names an unknown space.
+      InfeasibleTargetError: if the target would empty a space.
       UnprunableModelError: if there is no group.
 
     Example:
@@ -69,7 +80,7 @@ def hspg(
     check_number("learning_rate", learning_rate, low=0.0)
     check_number("momentum", momentum, low=0.0, below=1.0)
     keeps_momentum = isinstance(momentum, jax.Array) or momentum != 0
-    return optax.chain(
+    tx = optax.chain(
         add_group_lasso(lmbda, zigs),
         momentum_by_stage(momentum, start_step) if keeps_momentum else optax.identity(),
         project_half_space(
@@ -78,5 +89,36 @@ def hspg(
             epsilon=epsilon,
             start_step=start_step,
             upper_group_sparsity=upper_group_sparsity,
+            target_group_sparsity=target_group_sparsity,
+            target_steps=target_steps,
         ),
     )
+    return tx if target_group_sparsity is None else pass_gradient(tx)
+
+
+def pass_gradient(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Give every transformation of a chain the gradient that the chain starts from.
+
+    It arrives as the extra argument ``grad``, unless the caller gives one. For target mode around
+    any base optimizer, whose updates say less about the loss than its gradient:
+
+    Example:
+      >>> import jax.numpy as jnp, optax, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 2))}
+      >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 2)))
+      >>> tx = oto_jax.pass_gradient(optax.chain(
+      ...     oto_jax.add_group_lasso(1e-3, zigs),
+      ...     optax.adamw(1e-3),
+      ...     oto_jax.project_half_space(zigs, target_group_sparsity=0.5, target_steps=100)))
+    """
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        return tx.update(updates, state, params, **{"grad": updates, **extra_args})
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)

@@ -181,6 +181,16 @@ def spread(
     )
 
 
+def cut(vectors: GroupVectors, plan: Any) -> GroupVectors:
+    """Vectors over the groups that a plan keeps; axes in front, as of replicas, stay."""
+
+    def cut_one(name: str) -> jax.Array:
+        kept = plan.units(name).positions
+        return jax.tree.map(lambda x: x[..., kept], vectors[name])
+
+    return {name: cut_one(name) for name in vectors}
+
+
 def _group_axis(zigs: ZIGs, path: Path) -> int:
     return zigs.members_by_path[path][0][1].axis  # Disjoint ZIGs: one axis per parameter.
 

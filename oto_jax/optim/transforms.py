@@ -13,15 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from oto_jax.optim.faithful import FaithfulRule, Trial
+from oto_jax.optim.half_space import Trial
 from oto_jax.optim.hyperparameters import (
-    AdaptiveEpsilon,
     Epsilon,
     PerSpace,
     ScalarOrSchedule,
     check_has_groups,
     check_number,
-    per_space,
     value_at,
 )
 from oto_jax.optim.norms import (
@@ -33,6 +31,8 @@ from oto_jax.optim.norms import (
     spread,
     squared_norms,
 )
+from oto_jax.optim.rule import make_rule
+from oto_jax.optim.target import TargetLike
 from oto_jax.zigs.partition import Path, ZIGs
 
 NO_PARAMS_MSG = (
@@ -167,6 +167,8 @@ def project_half_space(
     epsilon: PerSpace[Epsilon] = 0.0,
     start_step: int | jax.Array = 0,
     upper_group_sparsity: PerSpace[float | jax.Array] = 1.0,
+    target_group_sparsity: TargetLike | None = None,
+    target_steps: int | jax.Array | None = None,
     learning_rate: ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Put groups exactly to zero; the last transformation of a chain.
@@ -178,7 +180,11 @@ def project_half_space(
         \langle \tilde x_g, x_g \rangle < \epsilon \|x_g\|^2 \\ u_g & \text{otherwise}
       \end{cases}
 
-    (paper, equations 6 to 8). The update is cast to the parameter's dtype, so that
+    (paper, equations 6 to 8). With a target, only groups chosen by their saliency become zero, as
+    many as asked: see `oto_jax.Target`. The saliencies see the gradient if ``update`` is given it
+    as the extra argument ``grad``, as `hspg` does; else the incoming updates stand for it.
+
+    The update is cast to the parameter's dtype, so that
     `optax.apply_updates` gives bitwise zeros. A group whose update is not finite is never put to
     zero. Whatever comes after it, a learning rate, weight decay or an average of the parameters,
     loses the zeros; `oto_jax.check_zeros` catches that.
@@ -191,6 +197,9 @@ def project_half_space(
       upper_group_sparsity: the share of its groups that the test may put to zero in each space,
         in [0, 1]; or a mapping from spaces to shares (1 where unnamed). When more would cross,
         those with the smallest half-space ratio go.
+      target_group_sparsity: what to reach exactly instead (target mode): a share of all groups, a
+        mapping from spaces to shares of their groups, or a `Target`.
+      target_steps: by how many steps after ``start_step`` the target is reached.
       learning_rate: a number or schedule when the incoming updates are a direction of descent that
         is still to be scaled: the same as `optax.scale_by_learning_rate` just before, at one
         pass over the parameters less.
@@ -200,6 +209,7 @@ def project_half_space(
 
     Raises:
       HyperparameterError: if an argument is out of its range or names an unknown space.
+      InfeasibleTargetError: if the target would empty a space.
       UnprunableModelError: if there is no group.
 
     Example:
@@ -215,14 +225,10 @@ def project_half_space(
       [[0.0, 0.5]]
     """
     check_has_groups(zigs)
-    check_number("start_step", start_step, low=0)
     if learning_rate is not None:
         check_number("learning_rate", learning_rate, low=0.0)
-    rule = FaithfulRule(
-        zigs,
-        _checked_epsilons(zigs, epsilon),
-        _checked_upper(zigs, upper_group_sparsity),
-        start_step,
+    rule = make_rule(
+        zigs, epsilon, start_step, upper_group_sparsity, target_group_sparsity, target_steps
     )
 
     def init_fn(params: Any) -> Any:
@@ -238,11 +244,13 @@ def project_half_space(
         keep, new_state = rule.decide(_trial(zigs, updates, params, grad, rate), state)
 
         def project(path: Path, direction: jax.Array, param: jax.Array) -> jax.Array:
-            update = _scaled(direction, rate).astype(param.dtype)
+            update = _scaled(direction, rate)
             if path not in zigs.members_by_path:
-                return update
-            part = spread(zigs, keep, path, param.shape, 1.0).astype(param.dtype)
-            return jnp.where(part == 0, -param, update)
+                return update.astype(param.dtype)
+            part = spread(zigs, keep, path, param.shape, 1.0)
+            if rule.shrinks:
+                update = _shrunk(update, part, param)
+            return jnp.where(part == 0, -param, update.astype(param.dtype))
 
         return map_leaves(zigs, project, updates, params), new_state
 
@@ -255,6 +263,7 @@ def _trial(zigs: ZIGs, updates: Any, params: Any, grad: Any, rate: Any) -> Trial
     return Trial(
         params=leaves,
         directions=directions,
+        sign=-1 if rate is None else 1,
         gradients=None if grad is None else grouped_leaves(zigs, grad),
         squared_norms=squared_norms(zigs, leaves),
         products={name: _scaled(product, rate) for name, product in products.items()},
@@ -269,16 +278,8 @@ def _scaled(direction: jax.Array, rate: Any) -> jax.Array:
     return -jnp.asarray(rate, dtype) * direction.astype(dtype)
 
 
-def _checked_epsilons(zigs: ZIGs, epsilon: PerSpace[Epsilon]) -> dict[str, Epsilon]:
-    epsilons: dict[str, Epsilon] = per_space(zigs, "epsilon", epsilon, 0.0)
-    for value in epsilons.values():
-        if not isinstance(value, AdaptiveEpsilon):
-            check_number("epsilon", value, low=0.0, below=1.0)
-    return epsilons
-
-
-def _checked_upper(zigs: ZIGs, upper: PerSpace[Any]) -> dict[str, Any]:
-    uppers = per_space(zigs, "upper_group_sparsity", upper, 1.0)
-    for value in uppers.values():
-        check_number("upper_group_sparsity", value, low=0.0, high=1.0)
-    return uppers
+def _shrunk(update: jax.Array, part: jax.Array, param: jax.Array) -> jax.Array:
+    """The update that leads to ``part`` of the trial: a part of it, and back towards zero."""
+    dtype = accumulation_dtype(param, update)
+    part = part.astype(dtype)
+    return part * update.astype(dtype) + (part - 1) * param.astype(dtype)

@@ -11,12 +11,13 @@ import numpy as np
 from oto_jax.errors import OTOError, RevivedGroupsError
 from oto_jax.optim.faithful import HalfSpaceState
 from oto_jax.optim.norms import GroupVectors, grouped_leaves, nonzero_counts
+from oto_jax.optim.target_rule import TargetState
 from oto_jax.zigs.partition import Space, ZIGs, format_path
 
-PROJECTION_STATES = (HalfSpaceState,)
+PROJECTION_STATES = (HalfSpaceState, TargetState)
 
 
-def projection_states(state: Any) -> list[HalfSpaceState]:
+def projection_states(state: Any) -> list[HalfSpaceState | TargetState]:
     """The states of all half-space projections inside an optimizer's state, however wrapped."""
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, PROJECTION_STATES))
     return [node for node in nodes if isinstance(node, PROJECTION_STATES)]

@@ -1,0 +1,102 @@
+r"""Saliencies: how much a group matters, from numbers that the optimizer has at hand.
+
+A saliency is any function from `GroupStatistics` of one space to an array with a number per group;
+the larger, the longer the group is kept. Only the order counts within a space; between spaces, and
+between saliencies that are combined, scores are compared after division by their mean over the
+living groups of the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from oto_jax.optim.norms import GroupVectors
+
+
+class GroupStatistics(NamedTuple):
+    r"""What a saliency may use, for the groups of one space; arrays of shape ``(size,)``.
+
+    Attributes:
+      squared_norm: :math:`\|x_g\|^2`.
+      gradient_product: :math:`\langle \nabla f_g, x_g \rangle`.
+      squared_gradient: :math:`\|\nabla f_g\|^2`.
+      entries: the number of parameters in each of the groups.
+    """
+
+    squared_norm: jax.Array
+    gradient_product: jax.Array
+    squared_gradient: jax.Array
+    entries: int
+
+
+Saliency: TypeAlias = Callable[[GroupStatistics], jax.Array]
+Saliencies: TypeAlias = Saliency | Sequence[tuple[Saliency, float]]
+"""One saliency, or several with their weights."""
+
+
+def magnitude(statistics: GroupStatistics) -> jax.Array:
+    r"""Root mean square of a group's entries, :math:`\|x_g\| / \sqrt{n_g}`."""
+    return jnp.sqrt(statistics.squared_norm / statistics.entries)
+
+
+def taylor(statistics: GroupStatistics) -> jax.Array:
+    r"""First-order change of the loss without the group, :math:`|\langle \nabla f_g, x_g \rangle|`.
+
+    Molchanov et al., *Pruning convolutional neural networks for resource efficient inference*,
+    ICLR 2017, equation 8.
+    """
+    return jnp.abs(statistics.gradient_product)
+
+
+def squared_taylor(statistics: GroupStatistics) -> jax.Array:
+    r"""The square of `taylor`, whose average over batches is a Fisher information of the group.
+
+    Molchanov et al., *Importance estimation for neural network pruning*, CVPR 2019, equation 8.
+    """
+    return jnp.square(statistics.gradient_product)
+
+
+def cosine(statistics: GroupStatistics) -> jax.Array:
+    r"""One plus the cosine between a group and the negative gradient, in [0, 2].
+
+    Small where the way down leads towards zero: there, removing the group costs least. One of the
+    saliencies of DHSPG (Chen et al., *OTOv2: Automatic, generic, user-friendly*, ICLR 2023).
+    """
+    norms = jnp.sqrt(statistics.squared_norm * statistics.squared_gradient)
+    return 1 - statistics.gradient_product / jnp.where(norms > 0, norms, 1)
+
+
+def combined_scores(saliencies: Saliencies, statistics: dict[str, GroupStatistics]) -> GroupVectors:
+    """The weighted sum of saliencies, each with mean 1 over the living groups of every space.
+
+    Args:
+      saliencies: one saliency, or pairs of saliency and weight.
+      statistics: by space.
+
+    Returns:
+      Per space, the scores; 0 for groups that are zero.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = GroupStatistics(jnp.array([4.0, 36.0, 0.0]), *[jnp.zeros(3)] * 2, entries=1)
+      >>> combined_scores(magnitude, {"a": one})["a"].tolist()
+      [0.5, 1.5, 0.0]
+    """
+    pairs = [(saliencies, 1.0)] if callable(saliencies) else list(saliencies)
+    scores = {}
+    for name, one in statistics.items():
+        living = one.squared_norm > 0
+        parts = [weight * _with_mean_one(saliency(one), living) for saliency, weight in pairs]
+        scores[name] = sum(parts[1:], start=parts[0])
+    return scores
+
+
+def _with_mean_one(score: jax.Array, living: jax.Array) -> jax.Array:
+    """Divided by the mean over living groups; not finite entries count as none."""
+    counted = living & jnp.isfinite(score)
+    mean = jnp.sum(jnp.where(counted, score, 0)) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.where(living, score / jnp.where(mean > 0, mean, 1), 0)

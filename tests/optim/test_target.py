@@ -1,0 +1,309 @@
+"""Target mode is a contract: the asked groups are zero at the window's end, and stay so."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oto_jax
+from oto_jax.optim.choice import choose
+from oto_jax.optim.kept_cost import group_count, parameter_cost
+from oto_jax.optim.target import scopes
+from oto_jax.zigs.partition import Space
+from tests.optim.models import MODELS, problem
+from tests.optim.trees import TREES, conv_tree, random_like
+
+START, WINDOW, STEPS = 4, 12, 24
+GRID = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+BASES = {
+    "sgd": lambda: optax.sgd(0.05, momentum=0.9),
+    "adamw": lambda: optax.adamw(3e-3),
+    "lion": lambda: optax.lion(1e-3),
+}
+
+
+def zero_counts(params, zigs, tx, gradient, steps=STEPS):
+    """The number of zero groups after every step, by space: a dict of int arrays."""
+
+    def step(carry, t):
+        params, state = carry
+        updates, state = tx.update(gradient(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+        shares = oto_jax.group_sparsity(params, zigs).per_space
+        return (params, state), shares
+
+    (params, state), shares = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
+    sizes = {space.name: space.size for space in zigs.spaces}
+    return params, state, {k: jnp.round(v * sizes[k]).astype(int) for k, v in shares.items()}
+
+
+def wave(params, t):
+    """A cheap gradient that changes with the step."""
+    return jax.tree.map(lambda x: jnp.sin(7 * x + t), params)
+
+
+@functools.cache
+def contract_run(model, base):
+    """Counts of zero groups in a run, jitted as a function of the asked share."""
+    p = problem(model)
+
+    @jax.jit
+    def run(share):
+        tx = oto_jax.pass_gradient(
+            optax.chain(
+                oto_jax.add_group_lasso(1e-3, p.zigs),
+                BASES[base](),
+                oto_jax.project_half_space(
+                    p.zigs, start_step=START, target_group_sparsity=share, target_steps=WINDOW
+                ),
+            )
+        )
+        return zero_counts(p.params, p.zigs, tx, jax.grad(p.loss))[2]
+
+    return p.zigs, run
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("model", MODELS)
+def test_contract_over_models_optimizers_and_targets(model, base):
+    zigs, run = contract_run(model, base)
+    for share in GRID:
+        by_space = jax.tree.map(np.asarray, run(jnp.float32(share)))
+        total = sum(by_space.values())
+        asked = round(share * zigs.num_groups)
+        assert np.all(total[:START] == 0)
+        assert total[START + WINDOW - 1] == total[-1] == asked, (model, base, share)
+        assert np.all(np.diff(total) >= 0)
+        assert np.all(total[START + WINDOW - 1 :] == asked)
+        assert all(by_space[space.name][-1] < space.size for space in zigs.spaces)
+
+
+@pytest.mark.parametrize("window", [1, 2, 7])
+@pytest.mark.parametrize("fade", [0.0, 0.5, 1.0])
+def test_window_and_fade_of_any_length(window, fade):
+    p = problem("perceptron")
+    target = oto_jax.Target(group_sparsity=0.6, fade=fade)
+    tx = oto_jax.hspg(
+        0.05, p.zigs, momentum=0.9, start_step=2, target_group_sparsity=target, target_steps=window
+    )
+    params, state, counts = zero_counts(p.params, p.zigs, tx, wave, steps=12)
+    total = np.asarray(sum(counts.values()))
+    assert total[1 + window] == total[-1] == 42
+    assert np.all(np.diff(total) >= 0)
+    oto_jax.check_zeros(params, p.zigs, state)
+
+
+def test_chosen_groups_shrink_evenly():
+    params, zigs = conv_tree()
+    target = oto_jax.Target(group_sparsity=0.5, fade=1.0)
+    tx = oto_jax.project_half_space(zigs, target_group_sparsity=target, target_steps=8)
+    state, still = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    start, norms = params, []
+    for _ in range(8):
+        updates, state = tx.update(still, state, params)
+        params = optax.apply_updates(params, updates)
+        norms.append(params["stem"]["kernel"][..., 0] / start["stem"]["kernel"][..., 0])
+        chosen = np.asarray(state.chosen_at["stream"]) == 0
+    assert chosen.sum() + (np.asarray(state.chosen_at["inner"]) == 0).sum() == round(0.5 * 11)
+    kept = params["stem"]["kernel"] / start["stem"]["kernel"]
+    np.testing.assert_allclose(kept[..., ~chosen], 1, rtol=1e-6)
+    np.testing.assert_array_equal(kept[..., chosen], 0)
+    if chosen[0]:
+        means = [float(x.mean()) for x in norms]
+        np.testing.assert_allclose(means, [1 - (i + 1) / 8 for i in range(8)], atol=1e-6)
+
+
+def test_targets_by_space():
+    p = problem("residual")
+    shares = {"Conv_0": 0.25, "*_1": 0.8}
+    tx = oto_jax.hspg(0.05, p.zigs, target_group_sparsity=shares, target_steps=6)
+    _, _, counts = zero_counts(p.params, p.zigs, tx, wave, steps=8)
+    assert {k: int(v[-1]) for k, v in counts.items()} == {"Conv_0": 6, "Conv_1": 16, "Conv_3": 0}
+    assert {k: int(v[5]) for k, v in counts.items()} == {"Conv_0": 6, "Conv_1": 16, "Conv_3": 0}
+
+
+def removed_by_cutting(zigs, params, counts):
+    """Parameters left when the last ``counts`` units of each space are really cut out."""
+    left = 0
+    for leaf in zigs.parameters:
+        keep = [np.ones(size, bool) for size in leaf.shape]
+        for space in zigs.spaces:
+            for member in space.axes:
+                if member.path == leaf.path:
+                    units = member.unit_of_position(leaf.shape[member.axis])
+                    keep[member.axis] &= units < space.size - counts[space.name]
+        left += np.prod([k.sum() for k in keep])
+    return left
+
+
+@pytest.mark.parametrize("name", MODELS)
+@given(data=st.data())
+def test_kept_cost_equals_what_cutting_leaves(name, data):
+    p = problem(name)
+    counts = {s.name: data.draw(st.integers(0, s.size)) for s in p.zigs.spaces}
+    cost = parameter_cost(p.zigs)
+    removed = np.array([counts[s.name] for s in p.zigs.spaces], np.float64)
+    assert cost(removed) == removed_by_cutting(p.zigs, p.params, counts)
+
+
+@pytest.mark.parametrize("kept", [0.7, 0.4, 0.15])
+@pytest.mark.parametrize("name", MODELS)
+def test_kept_share_of_parameters_is_met(name, kept):
+    p = problem(name)
+    least = scopes(oto_jax.Target(kept=1.0), p.zigs)[0]
+    floor = least.cost(np.array([s.size - 1.0 for s in p.zigs.spaces])) / least.full
+    if kept < floor:
+        pytest.skip(f"{name} keeps at least {floor:.2f} of its parameters")
+    tx = oto_jax.hspg(0.05, p.zigs, target_group_sparsity=oto_jax.Target(kept=kept), target_steps=6)
+    *_, counts = zero_counts(p.params, p.zigs, tx, wave, steps=9)
+    at_end = removed_by_cutting(p.zigs, p.params, {k: int(v[5]) for k, v in counts.items()})
+    total = sum(leaf.size for leaf in p.zigs.parameters)
+    assert abs(at_end / total - kept) <= 0.01
+    assert all(int(v[5]) == int(v[-1]) for v in counts.values())
+
+
+def test_kept_share_of_macs():
+    p = problem("residual")
+    costs = {f"Conv_{i}/kernel": 36.0 for i in range(5)} | {"params/Dense_0/kernel": 1.0}
+    target = oto_jax.Target(kept=0.5, costs=costs)
+    tx = oto_jax.hspg(0.05, p.zigs, target_group_sparsity=target, target_steps=5)
+    _, _, counts = zero_counts(p.params, p.zigs, tx, wave, steps=5)
+    cost = parameter_cost(p.zigs, costs)
+    removed = np.array([float(v[-1]) for v in counts.values()])
+    assert cost(np.zeros(3)) == 36 * 9 * (2 * 24 + 4 * 24 * 20) + 24 * 5
+    assert abs(cost(removed) / cost(np.zeros(3)) - 0.5) <= 0.02
+
+
+@given(data=st.data())
+def test_choice_meets_budgets_and_keeps_floors(data):
+    sizes = np.array(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
+    spaces = tuple(Space(f"s{i}", int(n), 0, (), ()) for i, n in enumerate(sizes))
+    shape = (len(sizes), int(sizes.max()))
+    numbers = st.sampled_from([0.0, 1.0, 2.0, 3.5, np.inf, np.nan])
+    scores = np.array(data.draw(st.lists(numbers, min_size=36, max_size=36)), np.float32)
+    scores = scores[: shape[0] * shape[1]].reshape(shape)
+    floors = np.array([data.draw(st.integers(1, int(n))) for n in sizes])
+    real = np.arange(shape[1]) < sizes[:, None]
+    goal = data.draw(st.integers(int(floors.sum()), int(sizes.sum())))
+    chosen = np.zeros(shape, bool)
+    for budget in sorted({int(sizes.sum()), (goal + int(sizes.sum())) // 2, goal}, reverse=True):
+        before = chosen
+        last = budget == goal
+        chosen = np.asarray(
+            choose(group_count(spaces), sizes, scores, before, floors, jnp.float32(budget), last)
+        )
+        assert np.all(chosen >= before)
+        assert not np.any(chosen & ~real)
+        assert np.all((real & ~chosen).sum(axis=1) >= floors)
+        assert (real & ~chosen).sum() == budget
+    if np.all(floors == 1) and len(sizes) == 1:  # Then simply the lowest scores.
+        worth = np.where(np.isnan(scores), np.inf, scores)[0]
+        assert sorted(worth[chosen[0]]) == sorted(worth)[: chosen.sum()]
+
+
+@pytest.mark.parametrize(
+    "target, match",
+    [
+        (1.0, "at least 2 have to stay"),
+        (0.9, "a group sparsity of 0.8181"),
+        ({"inner": 0.95}, "space 'inner'"),
+        (oto_jax.Target(group_sparsity=0.7, keep_at_least=0.5), "at least 6 have to stay"),
+        (oto_jax.Target(kept=0.0), "kept="),
+    ],
+)
+def test_impossible_targets_are_refused_at_construction(target, match):
+    _, zigs = conv_tree()
+    with pytest.raises(oto_jax.InfeasibleTargetError, match=match):
+        oto_jax.hspg(0.1, zigs, target_group_sparsity=target, target_steps=10)
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"target_group_sparsity": -0.1}, "target_group_sparsity"),
+        ({"target_group_sparsity": np.nan}, "target_group_sparsity"),
+        ({"target_group_sparsity": {"nowhere": 0.5}}, "nowhere"),
+        ({"target_steps": None}, "target_steps is missing"),
+        ({"target_steps": 0}, "target_steps"),
+        ({"upper_group_sparsity": 0.5}, "upper_group_sparsity"),
+        ({"epsilon": oto_jax.AdaptiveEpsilon()}, "epsilon"),
+    ],
+)
+def test_bad_target_arguments_are_named(settings, match):
+    _, zigs = conv_tree()
+    arguments = {"target_group_sparsity": 0.5, "target_steps": 10, **settings}
+    with pytest.raises(oto_jax.HyperparameterError, match=match):
+        oto_jax.hspg(0.1, zigs, **arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"group_sparsity": 0.5, "kept": 0.5}, {"group_sparsity": 0.5, "costs": {}},
+        {"kept": 1.5}, {"kept": 0.5, "fade": -1}, {"kept": 0.5, "memory": 1.0},
+        {"kept": 0.5, "keep_at_least": 1.0},
+    ],
+)  # fmt: skip
+def test_bad_targets_are_refused(settings):
+    with pytest.raises(oto_jax.HyperparameterError, match="Target"):
+        oto_jax.Target(**settings)
+
+
+@pytest.mark.parametrize("costs", [{"nothing": 1.0}, {"stem/kernel": -1.0}, {"stem/kernel": 0.0}])
+def test_bad_costs_are_named(costs):
+    _, zigs = conv_tree()
+    with pytest.raises(oto_jax.HyperparameterError, match="cost"):
+        scopes(oto_jax.Target(kept=0.5, costs=costs), zigs)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_saliencies_choose_what_they_say(name):
+    params, zigs = TREES[name]()
+    gradient = random_like(params, 3)
+    user = lambda statistics: -jnp.arange(statistics.squared_norm.size, dtype=jnp.float32)  # noqa: E731
+    seen = {}
+    for saliency in (
+        oto_jax.saliency.magnitude, oto_jax.saliency.taylor, oto_jax.saliency.squared_taylor,
+        oto_jax.saliency.cosine, user,
+        ((oto_jax.saliency.taylor, 1.0), (oto_jax.saliency.magnitude, 0.5)),
+    ):  # fmt: skip
+        target = oto_jax.Target(group_sparsity=0.3, saliency=saliency)
+        tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=target, target_steps=1)
+        _, state = tx.update(gradient, tx.init(params), params)
+        (projection,) = oto_jax.optim.zeros.projection_states(state)
+        assert sum(int(z.sum()) for z in projection.zero.values()) == round(0.3 * zigs.num_groups)
+        seen[str(saliency)] = {k: v.tolist() for k, v in projection.zero.items()}
+    assert len({str(zero) for zero in seen.values()}) > 3
+    for zero in seen[str(user)].values():  # Scores fall with the number: the last go first.
+        assert sorted(zero) == zero
+
+
+def test_gradients_that_are_not_finite_put_nothing_to_zero_and_spoil_no_saliency():
+    params, zigs = conv_tree()
+    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=0.5, target_steps=4)
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+    good, state = random_like(params, 3), tx.init(params)
+    _, state = tx.update(good, state, params)
+    before = state
+    _, state = tx.update(bad, state, params)
+    (projection,) = oto_jax.optim.zeros.projection_states(state)
+    (earlier,) = oto_jax.optim.zeros.projection_states(before)
+    for name in projection.zero:
+        assert np.all(np.asarray(projection.zero[name]) <= np.asarray(earlier.zero[name]))
+        assert np.all(np.isfinite(projection.saliency[name]))
+
+
+def test_groups_zero_from_the_start_count():
+    params, zigs = conv_tree()
+    params = {**params, "inner": {"kernel": params["inner"]["kernel"].at[..., 1].set(0)}}
+    params["norm"] = jax.tree.map(lambda x: x.at[1].set(0), params["norm"])
+    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=0.3, target_steps=2)
+    gradient = random_like(params, 3)
+    _, state, counts = zero_counts(params, zigs, tx, lambda p, t: gradient, steps=3)
+    assert sum(int(v[-1]) for v in counts.values()) == 3
+    assert bool(state[2].zero["inner"][1])
