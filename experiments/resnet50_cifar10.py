@@ -67,7 +67,7 @@ SMOKE = Config(
         momentum=0.9,
         target_group_sparsity=0.5,
     ),
-    data=Cifar10Options(train_images=128, test_images=200),
+    data=Cifar10Options(train_images=256, test_images=250),
     run=RunOptions(smoke=True, log_every=4, checkpoint_every=4),
 )
 

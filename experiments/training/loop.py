@@ -106,7 +106,7 @@ def _begin(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) 
     full = find_zigs(task, task.model)
     saved = run_folder.last_step(run)
     if saved is None:
-        network = make_network(task, options, parallel, task.model)
+        network = make_network(task, options, parallel, task.model, full)
         state = jax.jit(create_state, static_argnums=1)(task.variables(options.seed), network.tx)
         progress = Progress()
     else:
@@ -151,7 +151,8 @@ def restore(
     step = run_folder.existing_step(run, step)
     progress = Progress(**run_folder.read_note(run, step))
     cuts = tuple(progress.cuts)
-    network = make_network(task, options, parallel, replay(run, task.model, cuts), cuts)
+    model, zigs = replay(run, task.model, find_zigs(task, task.model), cuts)
+    network = make_network(task, options, parallel, model, zigs, cuts)
     shapes = abstract_variables(task, network.model)
     like = jax.eval_shape(lambda: create_state(_zeros(shapes), network.tx))
     return network, run_folder.read_state(run, step, like), progress
@@ -241,7 +242,7 @@ def _shrink(session: _Session) -> None:
         return
     names = (*session.network.cuts, narrower.name)
     session.network = make_network(
-        session.task, session.options, session.parallel, narrower.model, names
+        session.task, session.options, session.parallel, narrower.model, narrower.zigs, names
     )
     session.state = par.replicate(session.parallel, narrower.state)
 

@@ -22,11 +22,13 @@ class Cut:
 
     Attributes:
       model: the narrower model.
+      zigs: its groups.
       state: its training state.
       name: what `replay` finds the cut by.
     """
 
     model: Any
+    zigs: oto_jax.ZIGs
     state: TrainState
     name: str
 
@@ -49,11 +51,18 @@ def cut(run: RunFolder, model: Any, zigs: oto_jax.ZIGs, state: TrainState) -> Cu
     name = f"cut-{int(state.step):08d}"
     # A run that was killed before its next checkpoint left this cut behind and makes it again.
     oto_jax.save(run.path / name, pruned, overwrite=True)
-    return Cut(pruned.model, oto_jax.shrink(state, pruned.plan), name)
+    slim = oto_jax.shrink_zigs(zigs, pruned.plan)
+    return Cut(pruned.model, slim, oto_jax.shrink(state, pruned.plan), name)
 
 
-def replay(run: RunFolder, model: Any, names: Sequence[str]) -> Any:
-    """The model after the cuts of those names."""
+def replay(
+    run: RunFolder, model: Any, zigs: oto_jax.ZIGs, names: Sequence[str]
+) -> tuple[Any, oto_jax.ZIGs]:
+    """A model and its groups after the cuts of those names.
+
+    The groups follow the plans: a new search would not see a space of which one unit is left.
+    """
     for name in names:
-        model = oto_jax.load(run.path / name, model).model
-    return model
+        pruned = oto_jax.load(run.path / name, model)
+        model, zigs = pruned.model, oto_jax.shrink_zigs(zigs, pruned.plan)
+    return model, zigs

@@ -76,10 +76,10 @@ def make_network(
     options: RunOptions,
     parallel: Parallel,
     model: nn.Module,
+    zigs: oto_jax.ZIGs,
     cuts: tuple[str, ...] = (),
 ) -> Network:
-    """Finds a model's ZIGs and prepares its training step, which compiles when first called."""
-    zigs = find_zigs(task, model)
+    """Prepares a model's training step, which compiles when it is first called."""
     tx = task.optimizer(zigs)
     step = train_step(model, task.loss, tx, options.seed, options.accumulate)
     return Network(
