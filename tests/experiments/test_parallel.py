@@ -57,6 +57,7 @@ def test_eight_devices_train_as_one_under_pmap_and_on_a_mesh():
         assert_close(rows, one)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -65,6 +65,7 @@ def test_sigterm_saves_and_leaves_cleanly(tmp_path, cache, uninterrupted):
     assert_same(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_max_minutes_saves_and_leaves_cleanly(tmp_path, cache, uninterrupted):
     run = launch(*OPTIONS, "--workdir", tmp_path, "--max-minutes", 0, cache=cache)
     assert json.loads(outcome(run).splitlines()[-1]) == {"step": 1, "stopped": "--max-minutes"}

@@ -1,0 +1,91 @@
+"""The scripts' defaults are the paper's recipes, and epochs become the right steps."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from experiments import (
+    resnet50_cifar10,
+    resnet50_imagenet,
+    resnet_cifar10,
+    vgg16_bn_cifar10,
+    vgg16_cifar10,
+)
+from experiments.errors import OptionError
+from experiments.training.ahead_of_time import count_collectives
+from experiments.training.options import RunOptions, from_json, to_json
+from experiments.training.recipe import Recipe, drops
+
+# learning-rate drops, lambda, its drops, N_p, epochs, batch, epsilon of dense layers.
+PAPER = {
+    vgg16_cifar10: ((75, 150, 225), 1e-3, (), 75, 300, 64, 0.99),
+    vgg16_bn_cifar10: ((75, 150, 250), 5e-4, (), 75, 300, 64, 0.9),
+    resnet50_cifar10: ((75, 150, 225), 1e-3, (), 75, 300, 64, None),
+    resnet50_imagenet: ((30, 60, 90), 1e-3, (35, 40, 45), 30, 120, 256, None),
+}
+
+
+@pytest.mark.parametrize("script", PAPER)
+def test_the_defaults_are_the_papers(script):
+    r = script.Config().recipe
+    found = (
+        *(r.learning_rate_drops, r.lmbda, r.lmbda_drops, r.start_epoch),
+        *(r.epochs, r.batch_size, r.dense_epsilon),
+    )
+    assert found == PAPER[script]
+    assert (r.learning_rate, r.momentum, r.epsilon, r.upper_group_sparsity) == (0.1, 0, 0, 1)
+    assert r.target_group_sparsity is None
+
+
+def test_a_value_drops_at_the_beginning_of_its_epochs():
+    schedule = drops(0.1, (2, 5), steps_per_epoch=10)
+    values = [float(schedule(step)) for step in (0, 19, 20, 49, 50, 1000)]
+    assert values == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"epochs": 3, "start_epoch": 4},
+        {"target_macs": 0.5, "target_group_sparsity": 0.5},
+    ],
+)
+def test_impossible_recipes_are_refused(values):
+    with pytest.raises(OptionError, match="--"):
+        Recipe(**values)
+
+
+@pytest.mark.parametrize("values", [{"accumulate": 0}, {"log_every": 0}, {"max_minutes": -1.0}])
+def test_impossible_options_are_refused(values):
+    with pytest.raises(OptionError, match="--"):
+        RunOptions(**values)
+
+
+@pytest.mark.parametrize("script", [*PAPER, resnet_cifar10])
+def test_a_configuration_comes_back_from_json(script):
+    config = script.SMOKE
+    data = dataclasses.replace(config.data, data_dir=Path("somewhere"))
+    config = dataclasses.replace(config, data=data)
+    again = from_json(script.Config(), to_json(config))
+    assert again.recipe == config.recipe
+    assert again.data == config.data
+    assert to_json(again) == to_json(config)
+
+
+def test_where_and_how_long_a_run_computes_is_no_part_of_what_it_computes():
+    options = RunOptions(workdir=Path("a"), parallel="mesh", max_minutes=1.0, workers=3)
+    assert to_json(options) == to_json(RunOptions())
+    assert to_json(RunOptions(seed=1)) != to_json(RunOptions())
+
+
+def test_collectives_are_counted_with_their_bytes():
+    program = """
+      %all-reduce.1 = (f32[10,2]{1,0}, bf16[3]{0}) all-reduce(%a, %b), channel_id=1
+      %all-reduce.2 = f32[] all-reduce(%c), channel_id=2
+      ROOT %x = f32[4]{0} add(%all-reduce.2, %d)
+      %g = s32[8]{0} all-gather-start(%e), channel_id=3
+    """
+    assert count_collectives(program) == {"all-reduce": (2, 90), "all-gather": (1, 32)}

@@ -1,0 +1,57 @@
+"""Cutting dead groups while training leaves predictions as they are, also when it is interrupted.
+
+Without the group lasso, for with it a group's norm also counts its weights on dead inputs, which
+are gone from the narrower network: there only the outputs at the cut are the same.
+"""
+
+import json
+
+import pytest
+
+import oto_jax
+from experiments.training.metrics import read_metrics
+from tests.experiments.digits_run import Net
+from tests.experiments.processes import launch, outcome
+
+OPTIONS = (
+    *("--epochs", 4, "--start-epoch", 0, "--lmbda", 0, "--epsilon", 0),
+    *("--target-group-sparsity", 0.5, "--target-epochs", 1),
+    *("--log-every", 15, "--checkpoint-every", 20),
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def shrunk(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("shrunk")
+    outcome(launch(*OPTIONS, "--shrink-every", 1, "--workdir", folder, cache=cache))
+    return folder
+
+
+def test_training_on_the_narrower_network_is_the_same_training(tmp_path, cache, shrunk):
+    outcome(launch(*OPTIONS, "--workdir", tmp_path, cache=cache))
+    rows, expected = read_metrics(shrunk), read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, wanted in zip(rows, expected, strict=True):
+        for name in {"loss", "test/loss"} & wanted.keys():
+            assert row[name] == pytest.approx(wanted[name], rel=1e-3)
+        assert row.get("sparsity") == wanted.get("sparsity")
+    assert rows[-2]["sparsity"] == 0.5
+
+
+def test_the_network_is_narrower_from_the_cut_on(shrunk):
+    pruned = oto_jax.load(shrunk / "cut-00000015", Net())
+    assert sum(pruned.model.widths) == 12
+
+
+@pytest.mark.slow
+def test_a_shrunk_run_goes_on_where_it_stopped(tmp_path, cache, shrunk):
+    options = (*OPTIONS, "--shrink-every", 1, "--workdir", tmp_path)
+    left = json.loads(outcome(launch(*options, "--stop-after", 17, cache=cache)).splitlines()[-1])
+    assert left == {"step": 17, "stopped": "--stop-after"}
+    outcome(launch(*options, cache=cache))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (shrunk / "metrics.jsonl").read_bytes()
