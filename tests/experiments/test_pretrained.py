@@ -89,6 +89,29 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path, zipped):
     assert not marker.exists()
 
 
+def one_tensor(file, offset, size, stride):
+    """A file with one vector, as a view of a storage of four numbers: 0, 1, 2, 3."""
+    name, storage, key, device = (
+        b"X" + len(text).to_bytes(4, "little") + text for text in (b"w", b"storage", b"0", b"cpu")
+    )
+    place = b"(" + storage + b"ctorch\nFloatStorage\n" + key + device + b"K\x04tQ"
+    numbers = b"K%cK%c\x85K%c\x85" % (offset, size, stride)
+    view = b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + numbers + b"\x89}tR"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}" + name + view + b"s.")
+        archive.writestr("archive/data/0", np.arange(4, dtype="<f4").tobytes())
+
+
+def test_a_view_stays_within_its_storage(tmp_path):
+    file = tmp_path / "weights.bin"
+    one_tensor(file, offset=1, size=2, stride=2)
+    np.testing.assert_array_equal(read_torch_bin(file)["w"], [1.0, 3.0])
+    for offset, size, stride in ((1, 2, 3), (2, 3, 1), (4, 1, 1), (0, 200, 100)):
+        one_tensor(file, offset, size, stride)
+        with pytest.raises(TorchFileError, match="beyond its storage"):
+            read_torch_bin(file)
+
+
 def test_a_pickle_of_other_things_is_named(tmp_path):
     file = tmp_path / "weights.bin"
     with zipfile.ZipFile(file, "w") as archive:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.squad.features import WindowSizes, make_features
@@ -42,10 +42,11 @@ def exhaustive(features, logits, max_tokens):
     return best
 
 
+@settings(max_examples=60)
 @given(
     words=st.integers(1, 14),
     max_tokens=st.integers(1, 6),
-    best=st.integers(1, 25),
+    best=st.sampled_from([1, 2, 3, 25]),
     seed=st.integers(0, 10**6),
 )
 def test_the_search_is_exact(tokenizer, words, max_tokens, best, seed):
