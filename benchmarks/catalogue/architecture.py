@@ -78,6 +78,7 @@ def doubled(tree: Any) -> Any:
 
 
 def is_array(value: Any) -> bool:
+    """Whether an argument is an array or the shape of one."""
     return isinstance(value, jax.ShapeDtypeStruct | jax.Array | np.ndarray)
 
 

@@ -19,7 +19,9 @@ def _flaim(module: str, name: str, size: int, config: Mapping[str, Any]) -> Subj
     cls = getattr(importlib.import_module(f"flaim.models.{module}"), name)
     takes = inspect.signature(cls.__call__).parameters
     return linen(
-        cls(**config, n_classes=5), images(size), **({"training": False} if "training" in takes else {})
+        cls(**config, n_classes=5),
+        images(size),
+        **({"training": False} if "training" in takes else {}),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -66,11 +67,10 @@ def _example(folder: str, name: str) -> Any:
     """A module of the examples that Haiku ships."""
     import haiku
 
-    import pathlib
-
     file = pathlib.Path(haiku.__file__).parents[1] / "examples" / folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"haiku_example_{folder}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
