@@ -26,7 +26,16 @@ from oto_jax.zigs.rules.control import CALL_PARAMS
 from oto_jax.zigs.rules.randomness import DRAWS
 from oto_jax.zigs.source import source_line
 
-OPAQUE = (*CALL_PARAMS, "cond_jaxpr", "body_jaxpr", "branches", "jvp_jaxpr_fun", "jvp", "fwd", "bwd")
+OPAQUE = (
+    *CALL_PARAMS,
+    "cond_jaxpr",
+    "body_jaxpr",
+    "branches",
+    "jvp_jaxpr_fun",
+    "jvp",
+    "fwd",
+    "bwd",
+)
 """Parameters that hold code. Jaxprs are compared apart; derivative rules follow their function."""
 
 
@@ -60,7 +69,9 @@ def _cut_program(
     full: Callable[..., Any], variables: Any, plan: Plan, arrays: Sequence[Any]
 ) -> tuple[Body, Survivors]:
     closed = jax.make_jaxpr(full)(variables, *arrays)
-    values = [Value(v.aval.shape, v.aval.dtype, d.new_dims(v.aval.shape)) for v in closed.jaxpr.invars]
+    values = [
+        Value(v.aval.shape, v.aval.dtype, d.new_dims(v.aval.shape)) for v in closed.jaxpr.invars
+    ]
     body = open_jaxpr(closed.jaxpr, closed.consts, values)
     survivors = Survivors()
     paths = [key_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
