@@ -47,6 +47,11 @@ def _pruned_case(name, double):
     return case, variables, zigs, oto_jax.prune(case.model, variables, zigs)
 
 
+def run(model, variables, *inputs, **options):
+    """``model.apply``, compiled as one."""
+    return jax.jit(lambda variables, *x: model.apply(variables, *x, **options))(variables, *inputs)
+
+
 def relative(a, b):
     return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(a)).max())
 
@@ -59,9 +64,9 @@ def test_pruned_equals_masked(name):
         assert slim.plan.form == case.form
         for space in slim.plan.spaces:
             assert space.units.count < space.units.size
-        full = case.model.apply(variables, *case.inputs)
+        full = run(case.model, variables, *case.inputs)
         assert np.abs(full).max() > 1e-3
-        assert relative(full, slim.model.apply(slim.variables, *case.inputs)) <= 1e-10
+        assert relative(full, run(slim.model, slim.variables, *case.inputs)) <= 1e-10
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -93,8 +98,8 @@ def test_head_dimensions_of_queries_and_values_shrink_apart(kept):
         variables = {"params": zero_groups(variables["params"], zigs, np.concatenate(dead))}
         slim = oto_jax.prune(model, variables, zigs)
         assert [space.units.count for space in slim.plan.spaces] == list(kept)
-        full = model.apply(variables, SEQUENCES)
-        assert relative(full, slim.model.apply(slim.variables, SEQUENCES)) <= 1e-10
+        full = run(model, variables, SEQUENCES)
+        assert relative(full, run(slim.model, slim.variables, SEQUENCES)) <= 1e-10
 
 
 def test_configured_model_is_the_same_class_at_another_configuration():
@@ -105,19 +110,19 @@ def test_configured_model_is_the_same_class_at_another_configuration():
 
 def test_every_method_works_as_before():
     model = SetUp()
-    variables = randomised(model.init(jax.random.key(0), TOKENS))
+    variables = randomised(jax.eval_shape(model.init, jax.random.key(0), TOKENS))
     zigs = oto_jax.find_zigs(model, variables, TOKENS)
     variables = half_zero(variables, zigs)
     slim = oto_jax.prune(model, variables, zigs)
     kept = slim.plan.units(zigs.spaces[-1].name).positions
-    full = model.apply(variables, TOKENS, method="encode")[..., kept]
+    full = run(model, variables, TOKENS, method="encode")[..., kept]
     function = lambda module, tokens: module.encode(tokens)  # noqa: E731
     for method in ("encode", SetUp.encode, slim.model.encode, model.encode, function):
-        given = slim.model.apply(slim.variables, TOKENS, method=method)
+        given = run(slim.model, slim.variables, TOKENS, method=method)
         np.testing.assert_allclose(given, full, rtol=1e-5, atol=1e-6)
     bound = slim.model.bind(slim.variables)
     np.testing.assert_allclose(bound.encode(TOKENS), full, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(bound(TOKENS), model.apply(variables, TOKENS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(bound(TOKENS), run(model, variables, TOKENS), rtol=1e-5, atol=1e-5)
     assert bound.embed(TOKENS).shape[-1] == slim.variables["params"]["embed"]["embedding"].shape[1]
     initial = slim.model.init(jax.random.key(0), TOKENS, method=SetUp.encode)
     assert "head" not in initial["params"]
@@ -125,7 +130,7 @@ def test_every_method_works_as_before():
 
 def test_intermediates_are_captured_once():
     case, _, _, slim = pruned_case("residual")
-    _, state = slim.model.apply(slim.variables, *case.inputs, capture_intermediates=True)
+    _, state = run(slim.model, slim.variables, *case.inputs, capture_intermediates=True)
     assert len(state["intermediates"]["__call__"]) == 1
     assert len(state["intermediates"]["Conv_0"]["__call__"]) == 1
 
@@ -142,7 +147,7 @@ def test_slim_model_works_inside_another_module():
 
     nested = {name: {"inner": tree} for name, tree in slim.variables.items()}
     given = Wrapper(slim.model).apply(nested, *case.inputs)
-    full = case.model.apply(variables, *case.inputs)
+    full = run(case.model, variables, *case.inputs)
     np.testing.assert_allclose(given, 2 * full, rtol=1e-4, atol=1e-5)
 
 
@@ -159,8 +164,8 @@ def test_running_statistics_go_on_in_training():
     with jax.enable_x64(True):
         case, variables, zigs, slim = pruned_case("residual")
         options = {"train": True, "mutable": ["batch_stats"]}
-        full, stats = case.model.apply(variables, IMAGES, **options)
-        given, slim_stats = slim.model.apply(slim.variables, IMAGES, **options)
+        full, stats = run(case.model, variables, IMAGES, **options)
+        given, slim_stats = run(slim.model, slim.variables, IMAGES, **options)
         assert relative(full, given) <= 1e-10
         wanted = oto_jax.prune(case.model, {**variables, **stats}, zigs).variables["batch_stats"]
         for a, b in zip(
@@ -172,14 +177,16 @@ def test_running_statistics_go_on_in_training():
 def test_found_in_training_mode_with_dropout():
     model = VGGNet()
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = model.init(rngs, IMAGES, train=True)
+    variables = randomised(
+        jax.eval_shape(lambda: model.init(rngs, jnp.asarray(IMAGES), train=True))
+    )
     rngs = {"dropout": jax.random.key(1)}
     zigs = oto_jax.find_zigs(model, variables, IMAGES, train=True, rngs=rngs)
     variables = half_zero(variables, zigs)
     slim = oto_jax.prune(model, variables, zigs)
-    given = slim.model.apply(slim.variables, IMAGES)
-    np.testing.assert_allclose(given, model.apply(variables, IMAGES), rtol=1e-4, atol=1e-5)
-    slim.model.apply(slim.variables, IMAGES, train=True, rngs=rngs)
+    given = run(slim.model, slim.variables, IMAGES)
+    np.testing.assert_allclose(given, run(model, variables, IMAGES), rtol=1e-4, atol=1e-5)
+    run(slim.model, slim.variables, IMAGES, train=True, rngs=rngs)
 
 
 def test_slim_model_trains():
@@ -216,7 +223,7 @@ def test_pruning_twice_equals_pruning_once():
         zigs = oto_jax.find_zigs(slim.model, slim.variables, *case.inputs, attention="head_dim")
         twice = half_zero(slim.variables, zigs, share=0.4, seed=1)
         slimmer = oto_jax.prune(slim.model, twice, zigs)
-        full = slim.model.apply(twice, *case.inputs)
+        full = run(slim.model, twice, *case.inputs)
         assert relative(full, slimmer.model.apply(slimmer.variables, *case.inputs)) <= 1e-10
         assert base_class(type(slimmer.model)) is Attention
         assert len(slimmer.plan.kept_groups) < zigs.num_groups
@@ -233,7 +240,7 @@ def test_groups_by_shrunk_zigs_equal_those_found_anew():
 
 def test_model_without_zero_groups_stays_itself():
     model = Configured()
-    variables = model.init(jax.random.key(0), VECTORS)
+    variables = jax.jit(model.init)(jax.random.key(0), VECTORS)
     zigs = oto_jax.find_zigs(model, variables, VECTORS)
     slim = oto_jax.prune(model, variables, zigs)
     assert slim.plan.whole
@@ -243,16 +250,16 @@ def test_model_without_zero_groups_stays_itself():
 def test_works_at_another_batch_size_and_under_transformations():
     case, variables, _, slim = pruned_case("heads")
     more = np.random.default_rng(1).standard_normal((7, 9, 16)).astype(np.float32)
-    run = jax.jit(jax.vmap(lambda x: slim.model.apply(slim.variables, x[None])[0]))
-    full = case.model.apply(variables, more)
-    np.testing.assert_allclose(run(more), full, rtol=1e-4, atol=1e-4)
-    gradient = jax.grad(lambda v: slim.model.apply(v, more).sum())(slim.variables)
+    each = jax.jit(jax.vmap(lambda x: slim.model.apply(slim.variables, x[None])[0]))
+    full = run(case.model, variables, more)
+    np.testing.assert_allclose(each(more), full, rtol=1e-4, atol=1e-4)
+    gradient = jax.eval_shape(jax.grad(lambda v: slim.model.apply(v, more).sum()), slim.variables)
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, slim.variables)
 
 
 def test_hard_coded_shape_is_named_and_points_to_narrow():
     model = Outer()
-    variables = model.init(jax.random.key(0), VECTORS)
+    variables = jax.jit(model.init)(jax.random.key(0), VECTORS)
     zigs = oto_jax.find_zigs(model, variables, VECTORS)
     with pytest.raises(oto_jax.UnprunableModelError, match=r"(?s)'inner'.*oto_jax\.narrow"):
         oto_jax.prune(model, half_zero(variables, zigs), zigs)
@@ -261,7 +268,7 @@ def test_hard_coded_shape_is_named_and_points_to_narrow():
 def test_width_inside_a_formula_is_refused():
     """The scale of these scores is made of the width that shrinks: the slim model would differ."""
     model = OwnAttention()
-    variables = model.init(jax.random.key(0), SEQUENCES)
+    variables = jax.jit(model.init)(jax.random.key(0), SEQUENCES)
     zigs = oto_jax.find_zigs(model, variables, SEQUENCES, attention="head_dim")
     with pytest.raises(oto_jax.UnprunableModelError, match=r"not the same model.*2\.0|narrow"):
         oto_jax.prune(model, half_zero(variables, zigs), zigs)
@@ -274,7 +281,7 @@ def test_layer_norm_over_a_pruned_width_is_refused():
             return nn.Dense(2)(nn.LayerNorm()(nn.Dense(8)(x)))
 
     model = Net()
-    variables = randomised(model.init(jax.random.key(0), VECTORS))
+    variables = randomised(jax.eval_shape(model.init, jax.random.key(0), VECTORS))
     zigs = oto_jax.find_zigs(model, variables, VECTORS, narrow_only=True)
     with pytest.raises(oto_jax.UnprunableModelError, match="narrow"):
         oto_jax.prune(model, half_zero(variables, zigs), zigs)
@@ -282,7 +289,7 @@ def test_layer_norm_over_a_pruned_width_is_refused():
 
 def test_wrong_arguments_are_named():
     model = Configured()
-    variables = model.init(jax.random.key(0), VECTORS)
+    variables = jax.jit(model.init)(jax.random.key(0), VECTORS)
     zigs = oto_jax.find_zigs(model, variables, VECTORS)
     with pytest.raises(oto_jax.ZIGMismatchError, match="needs the ZIGs"):
         oto_jax.prune(model, variables)

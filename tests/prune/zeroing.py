@@ -33,11 +33,13 @@ def random_groups(zigs: ZIGs, share=0.5, seed=0) -> np.ndarray:
 
 def zero_groups(params, zigs: ZIGs, groups):
     """The parameters with some groups at zero."""
-    return jax.tree.map(
-        lambda leaf, numbers: jnp.where(np.isin(numbers, groups), jnp.zeros_like(leaf), leaf),
-        params,
-        zigs.masks,
-    )
+
+    def zero(leaf, numbers):
+        # On the host: XLA would compile this anew for every shape.
+        leaf = np.asarray(leaf)
+        return jnp.asarray(np.where(np.isin(numbers, groups), np.zeros_like(leaf), leaf))
+
+    return jax.tree.map(zero, params, zigs.masks)
 
 
 def half_zero(variables, zigs: ZIGs, share=0.5, seed=0):
