@@ -151,8 +151,10 @@ def _pruning_optimizer(
     )
     if recipe.mode == "dense":
         return base
-    return optax.chain(
-        oto_jax.add_group_lasso(lmbda, zigs), base, oto_jax.project_half_space(zigs, **options)
+    projection = oto_jax.project_half_space(zigs, **options)
+    # Target mode's saliencies look at the gradient, of which Adam's updates show little.
+    return oto_jax.pass_gradient(
+        optax.chain(oto_jax.add_group_lasso(lmbda, zigs), base, projection)
     )
 
 

@@ -169,6 +169,15 @@ def test_faithful_mode_respects_the_rows_bound_and_freezes_embeddings(
     assert moved["qa_outputs"]["kernel"] > 0
 
 
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_target_mode_reaches_its_target(base, zigs, variables, features):
+    recipe = SquadRecipe(
+        mode="target", base=base, target_group_sparsity=0.4, epochs=4, target_epochs=2
+    )
+    params, _ = trained(recipe, zigs, variables, features, steps=6)
+    assert int(oto_jax.group_sparsity(params, zigs).zero_groups) == 4  # Of 10.
+
+
 def test_dense_mode_prunes_nothing_and_embeddings_can_be_trained(zigs, variables, features):
     recipe = SquadRecipe(mode="dense", base="adamw", train_embeddings=True)
     params, sparsity = trained(recipe, zigs, variables, features, steps=2)
