@@ -138,6 +138,8 @@ def _target(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tup
         return _linen_target(model, args[0], bool(kwargs.get("mutable", False))), args[1:]
     if not callable(model):
         raise UntraceableError(f"expected a Flax module or a function, not {type(model).__name__}")
+    if isinstance(model, type):
+        raise UntraceableError(f"expected an instance of {model.__name__}, not the class itself")
     return _function_target(model, args[0]), args[1:]
 
 
@@ -187,8 +189,10 @@ def _nnx_target(model: nnx.Module) -> Target:
 
 def open_target(target: Target, call: Call) -> tuple[Body, list[Variable]]:
     """Trace a target and give every value its dimensions; inputs and outputs are frozen."""
-    leaves, treedef = jax.tree_util.tree_flatten(target.variables)
-    arrays = [abstract(leaf) for leaf in leaves]
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(target.variables)
+    arrays = [abstract(leaf, format_path(key_path(path))) for path, leaf in leaves]
+    for number, array in enumerate(call.arrays()):
+        abstract(array, f"input {number}")
 
     def flat(given: list[Any], inputs: list[Any]) -> tuple[Any, Any]:
         args, kwargs = call.filled(inputs)
@@ -198,7 +202,7 @@ def open_target(target: Target, call: Call) -> tuple[Body, list[Variable]]:
     values = [Value(a.shape, a.dtype, d.new_dims(a.shape)) for a in arrays]
     inputs = [_input(number, array) for number, array in enumerate(call.arrays())]
     body = open_jaxpr(closed.jaxpr, closed.consts, [*values, *inputs])
-    paths = map(key_path, (p for p, _ in jax.tree_util.tree_leaves_with_path(target.variables)))
+    paths = [key_path(path) for path, _ in leaves]
     variables = [
         Variable(path, value, target.is_parameter(path))
         for path, value in zip(paths, values, strict=True)
@@ -207,9 +211,24 @@ def open_target(target: Target, call: Call) -> tuple[Body, list[Variable]]:
     return body, variables
 
 
-def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of an array."""
-    return jax.ShapeDtypeStruct(tuple(np.shape(leaf)), leaf.dtype)
+def abstract(leaf: Any, name: str) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of an array.
+
+    Raises:
+      UntraceableError: if it is none, or one of its axes has a symbolic size.
+    """
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        raise UntraceableError(
+            f"{name!r} is no array but a {type(leaf).__name__}; give find_zigs arrays or"
+            " jax.ShapeDtypeStruct, and bind anything else to the function beforehand"
+        )
+    for axis, size in enumerate(leaf.shape):
+        if not isinstance(size, int | np.integer):
+            raise UntraceableError(
+                f"axis {axis} of {name!r} has no fixed size ({size}); give it any number: what"
+                " is found holds at every size, and oto_jax.narrow works at every size"
+            )
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
 def _trace(fn: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
