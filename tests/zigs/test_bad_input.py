@@ -15,9 +15,6 @@ PARAMS = {
     "a": jax.ShapeDtypeStruct((4, 6), "float32"),
     "b": jax.ShapeDtypeStruct((6, 2), "float32"),
 }
-    "a": jax.ShapeDtypeStruct((4, 6), "float32"),
-    "b": jax.ShapeDtypeStruct((6, 2), "float32"),
-}
 
 
 def variables_of(model, *args):
