@@ -215,6 +215,55 @@ class Einsums(nn.Module):
         return nn.DenseGeneral(2, axis=(-2, -1))(x)
 
 
+class PlainConfig:
+    """A configuration as other libraries write them: an object with attributes."""
+
+    def __init__(self):
+        self.hidden_size = 24
+        self.num_heads = 4
+
+
+class PlainlyConfigured(nn.Module):
+    """Attention set up from an object's attributes; every layer may end at other widths."""
+
+    config: Any
+
+    def setup(self):
+        size = self.config.hidden_size
+        self.head_dim = size // self.config.num_heads
+        self.query, self.key, self.value = (nn.Dense(size) for _ in range(3))
+        self.out = nn.Dense(16)
+
+    def __call__(self, x):
+        shape = (*x.shape[:-1], self.config.num_heads, self.head_dim)
+        q, k, v = (layer(x).reshape(shape) for layer in (self.query, self.key, self.value))
+        mixed = nn.dot_product_attention(q, k, v)
+        return x + self.out(mixed.reshape(*x.shape[:-1], -1))
+
+
+class Tied(nn.Module):
+    """An embedding that is its own output layer, around layers under ``nn.jit``."""
+
+    def setup(self):
+        self.embed = nn.Embed(20, 12)
+        self.block = nn.jit(Block)(10)
+
+    def __call__(self, tokens):
+        x, _ = self.block(self.embed(tokens))
+        return self.embed.attend(x)
+
+
+class Wrapped(nn.Module):
+    """Layers inside Flax's own wrappers."""
+
+    @nn.compact
+    def __call__(self, x):
+        cells = (nn.RNN(nn.GRUCell(size, param_dtype=x.dtype)) for size in (6, 8))
+        x = nn.Bidirectional(*cells)(x)
+        x = nn.WeightNorm(nn.Dense(9), feature_axes=None)(x)
+        return nn.Dense(3)(nn.PReLU()(x))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A model, its inputs, how it is expected to be rebuilt, and options of discovery."""
@@ -250,6 +299,9 @@ CASES = {
     "optimized_lstm": Case(Recurrent(), (SEQUENCES,), "widths"),
     "gru": Case(Recurrent(nn.GRUCell), (SEQUENCES,), "widths"),
     "simple_cell": Case(Recurrent(nn.SimpleCell), (SEQUENCES,), "widths"),
+    "plain_config": Case(PlainlyConfigured(PlainConfig()), (SEQUENCES,), "configuration"),
+    "tied": Case(Tied(), (TOKENS,), "widths"),
+    "wrapped": Case(Wrapped(), (SEQUENCES,), "widths"),
     "grouped": Case(Grouped(), (IMAGES,), "widths"),
     "einsums": Case(Einsums(), (VECTORS,), "widths"),
 }  # fmt: skip
