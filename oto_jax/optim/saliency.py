@@ -98,5 +98,6 @@ def combined_scores(saliencies: Saliencies, statistics: dict[str, GroupStatistic
 def _with_mean_one(score: jax.Array, living: jax.Array) -> jax.Array:
     """Divided by the mean over living groups; not finite entries count as none."""
     counted = living & jnp.isfinite(score)
-    mean = jnp.sum(jnp.where(counted, score, 0)) / jnp.maximum(jnp.sum(counted), 1)
+    number = jnp.sum(counted, dtype=score.dtype)
+    mean = jnp.sum(jnp.where(counted, score, 0)) / jnp.maximum(number, 1)
     return jnp.where(living, score / jnp.where(mean > 0, mean, 1), 0)
