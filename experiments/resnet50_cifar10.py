@@ -61,14 +61,14 @@ SMOKE = Config(
     recipe=Recipe(
         epochs=3,
         batch_size=32,
-        learning_rate=0.02,
+        learning_rate=0.005,
         learning_rate_drops=(),
         start_epoch=1,
         momentum=0.9,
         target_group_sparsity=0.5,
     ),
-    data=Cifar10Options(train_images=256, test_images=250),
-    run=RunOptions(smoke=True, log_every=4, checkpoint_every=4),
+    data=Cifar10Options(train_images=192, test_images=200),
+    run=RunOptions(smoke=True, log_every=6, checkpoint_every=6),
 )
 
 
