@@ -58,7 +58,7 @@ def assert_same_training(one, other):
     for path in one:
         np.testing.assert_allclose(one[path], other[path], rtol=0, atol=1e-10)
         np.testing.assert_array_equal(one[path] == 0, other[path] == 0)
-        alive += np.count_nonzero(one[path])
+        alive += int(np.count_nonzero(one[path]))
     total = sum(x.size for x in one.values())
     assert 0.2 * total < alive < 0.9 * total  # Groups died, not all.
 
