@@ -45,11 +45,9 @@ _MODELS: dict[str, dict[str, Any]] = {
     "MobileNetV2": {"size": 32, "alpha": 0.35},
     "MobileNetV3Small": {"size": 32, "minimalistic": False},
     "EfficientNetB0": {"size": 32},
-    "EfficientNetV2B0": {"size": 32},
     "DenseNet121": {"size": 32},
     "ConvNeXtTiny": {"size": 32},
     "InceptionV3": {"size": 75},
-    "InceptionResNetV2": {"size": 75},
     "NASNetMobile": {"size": 32},
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -110,8 +111,14 @@ def zero_half(variables: Any, zigs: oto_jax.ZIGs, seed: int) -> Any:
     return jax.tree_util.tree_map_with_path(mask, variables)
 
 
-def measure(architecture: Architecture, version: str, seed: int) -> Row:
+def measure(architecture: Architecture, version: str, seed: int, limit: float) -> Row:
     """Runs discovery, `narrow` and, on a Flax module, `prune`; compares with the masked model.
+
+    Args:
+      architecture: what to build.
+      version: its package and version, for the row.
+      seed: of weights, inputs and of which groups are zero.
+      limit: seconds after which `prune` is given up; 0 leaves it out.
 
     Raises:
       OTOError: if discovery or narrowing refuses the model.
@@ -131,7 +138,9 @@ def measure(architecture: Architecture, version: str, seed: int) -> Row:
         narrowed = difference(expected, compiled(slim_fn, args, subject.kwargs)(slim))
     else:
         slim, narrowed = masked, None
-    rebuilt, apart = _rebuild(subject, full.kind, masked, zigs, args, expected)
+    rebuilt, apart = "", None
+    if limit and full.kind != "function" and zigs.num_groups and not architecture.options:
+        rebuilt, apart = _rebuild(subject, masked, zigs, args, expected, limit)
     return Row(
         name=architecture.name,
         package=version,
@@ -189,19 +198,44 @@ def compiled(fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Any], 
 
 
 def _rebuild(
-    subject: Subject, kind: str, masked: Any, zigs: oto_jax.ZIGs, args: Any, expected: Any
+    subject: Subject, masked: Any, zigs: oto_jax.ZIGs, args: Any, expected: Any, limit: float
 ) -> tuple[str, float | None]:
     """What `prune` makes of a Flax module, and how far its outputs are from the masked ones."""
-    if kind == "function" or not zigs.num_groups or os.environ.get("NOPRUNE"):
-        return "", None
     try:
-        pruned = oto_jax.prune(subject.model, masked, zigs)
+        with at_most(limit):
+            pruned = oto_jax.prune(subject.model, masked, zigs)
     except oto_jax.OTOError as error:
         return f"{type(error).__name__}: {error}", None
+    except OutOfTime:
+        return f"unfinished: prune found no rebuilt module within {limit:.0f} seconds", None
     slim = pure(Subject(pruned.model, pruned.variables, args))
     found = compiled(slim.fn, args, subject.kwargs)(pruned.variables)
     same = type(pruned.model) is type(subject.model)
     return ("same class" if same else "wrapped"), difference(expected, found)
+
+
+class OutOfTime(BaseException):
+    """Raised where something runs too long; no ``except Exception`` on the way takes it."""
+
+
+@contextmanager
+def at_most(limit: float) -> Iterator[None]:
+    """Interrupt what runs inside after so many seconds.
+
+    Raises:
+      OutOfTime: from within.
+    """
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def difference(expected: list[Any], found: list[Any]) -> float:

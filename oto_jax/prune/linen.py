@@ -131,6 +131,8 @@ def _observed(
     pins = by_module(before)
 
     def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.module.scope is None:  # Used outside the model's tree: no variables, no path.
+            return next_fun(*args, **kwargs)
         for module, inputs in _with_attached(context.module, (args, kwargs)):
             set_fields(module, pins.get(module.path, ()))
             now = see(module, *inputs)
@@ -155,6 +157,8 @@ def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nn.M
     pins = by_module(tuple(found.values()))
 
     def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.module.scope is None:  # Used outside the model's tree: no variables, no path.
+            return next_fun(*args, **kwargs)
         for module, inputs in _with_attached(context.module, (args, kwargs)):
             set_fields(module, pins.get(module.path, ()))
             for override in _needed(work, module, inputs):

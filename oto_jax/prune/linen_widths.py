@@ -82,6 +82,8 @@ def pinning(pins: Pins, root: Path = ()) -> Callable[..., Any]:
     def interceptor(
         next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
+        if context.module.scope is None:  # Used outside the model's tree: no variables, no path.
+            return next_fun(*args, **kwargs)
         for module in (context.module, *attached(context.module)):
             set_fields(module, pins.get(module.path[len(root) :], ()))
         return next_fun(*args, **kwargs)
