@@ -24,6 +24,7 @@ def hspg(
     upper_group_sparsity: PerSpace[float | jax.Array] = 1.0,
     target_group_sparsity: TargetLike | None = None,
     target_steps: int | jax.Array | None = None,
+    zero_dependents: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Half-space stochastic projected gradient (paper, algorithm 2).
 
@@ -55,6 +56,8 @@ def hspg(
         (target mode), instead of letting the test decide: a share of all groups, a mapping from
         spaces to shares of their groups, or a `oto_jax.Target`.
       target_steps: the length of the window in which the target is reached.
+      zero_dependents: whether what only reads from dead groups becomes zero with them, so that they
+        can be cut out during training without a change; by default in target mode only.
 
     Returns:
       A transformation that ends a chain: nothing may change its updates.
@@ -91,6 +94,7 @@ def hspg(
             upper_group_sparsity=upper_group_sparsity,
             target_group_sparsity=target_group_sparsity,
             target_steps=target_steps,
+            zero_dependents=zero_dependents,
         ),
     )
     return tx if target_group_sparsity is None else pass_gradient(tx)

@@ -11,6 +11,7 @@ entry per unit.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -76,7 +77,8 @@ def _find(
 
 def accumulation_dtype(*arrays: Any) -> Any:
     """Float32, or float64 where an array has it: what group vectors are computed in."""
-    return jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32
+    wide = any(x.dtype == jnp.float64 for x in arrays) and jax.config.read("jax_enable_x64")
+    return jnp.float64 if wide else jnp.float32
 
 
 def map_leaves(zigs: ZIGs, f: Callable[[Path, Any, Any], Any], tree: Any, params: Any) -> Any:
@@ -106,7 +108,13 @@ def map_leaves(zigs: ZIGs, f: Callable[[Path, Any, Any], Any], tree: Any, params
 
 
 def _from_root(zigs: ZIGs, path: Path) -> Path:
-    return path if path in zigs.members_by_path else (*zigs.prefix, *path)
+    whole = (*zigs.prefix, *path)
+    return whole if whole in _parameter_paths(zigs) else path
+
+
+@functools.lru_cache(maxsize=64)
+def _parameter_paths(zigs: ZIGs) -> frozenset[Path]:
+    return frozenset(leaf.path for leaf in zigs.parameters)
 
 
 def inner_products(
@@ -174,11 +182,52 @@ def spread(
     Returns:
       An array of the parameter's rank, of size 1 on every axis but the groups' own.
     """
-    axis = _group_axis(zigs, path)
     pairs = zigs.members_by_path[path]
-    return _lay_along(shape[axis], pairs, vectors, fill).reshape(
-        [-1 if i == axis else 1 for i in range(len(shape))]
-    )
+    return _broadcastable(shape, _group_axis(zigs, path), pairs, vectors, fill)
+
+
+def spread_over_dependents(
+    zigs: ZIGs, vectors: Mapping[str, jax.Array], path: Path, shape: tuple[int, ...], fill: Any
+) -> list[jax.Array]:
+    """A number per group laid along the axes of a parameter that are only cut with the group.
+
+    Args:
+      zigs: the groups.
+      vectors: per space, an array of shape ``(space.size,)``.
+      path: a parameter, in a group or not.
+      shape: its shape.
+      fill: the value at positions that depend on no group.
+
+    Returns:
+      For each such axis (the inputs of the next layer, say), an array of the parameter's rank, of
+      size 1 on every other axis.
+    """
+    by_axis = _dependents(zigs).get(path, {})
+    return [
+        _broadcastable(shape, axis, tuple(pairs), vectors, fill) for axis, pairs in by_axis.items()
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def _dependents(zigs: ZIGs) -> dict[Path, dict[int, list[tuple[Space, Member]]]]:
+    """For each array, the axes along which it is cut without holding entries of a group."""
+    found: dict[Path, dict[int, list[tuple[Space, Member]]]] = {}
+    for space in zigs.spaces:
+        for member in space.dependents:
+            by_axis = found.setdefault(member.path, {})
+            by_axis.setdefault(member.axis, []).append((space, member))
+    return found
+
+
+def _broadcastable(
+    shape: tuple[int, ...],
+    axis: int,
+    pairs: tuple[tuple[Space, Member], ...],
+    vectors: Mapping[str, jax.Array],
+    fill: Any,
+) -> jax.Array:
+    along = _lay_along(shape[axis], pairs, vectors, fill)
+    return along.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 def cut(vectors: GroupVectors, plan: Any) -> GroupVectors:

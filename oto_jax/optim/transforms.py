@@ -7,6 +7,7 @@ exactly to zero.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from oto_jax.optim.norms import (
     inner_products,
     map_leaves,
     spread,
+    spread_over_dependents,
     squared_norms,
 )
 from oto_jax.optim.rule import make_rule
@@ -169,6 +171,7 @@ def project_half_space(
     upper_group_sparsity: PerSpace[float | jax.Array] = 1.0,
     target_group_sparsity: TargetLike | None = None,
     target_steps: int | jax.Array | None = None,
+    zero_dependents: bool | None = None,
     learning_rate: ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Put groups exactly to zero; the last transformation of a chain.
@@ -200,6 +203,10 @@ def project_half_space(
       target_group_sparsity: what to reach exactly instead (target mode): a share of all groups, a
         mapping from spaces to shares of their groups, or a `Target`.
       target_steps: by how many steps after ``start_step`` the target is reached.
+      zero_dependents: whether entries that only read from a dead group, such as the inputs of the
+        next layer, become zero with it. They have no effect on the network any more, but they do
+        on the norms of the groups that they lie in; with this, cutting dead groups out during
+        training changes nothing. By default in target mode only: the paper leaves them.
       learning_rate: a number or schedule when the incoming updates are a direction of descent that
         is still to be scaled: the same as `optax.scale_by_learning_rate` just before, at one
         pass over the parameters less.
@@ -231,6 +238,8 @@ def project_half_space(
         zigs, epsilon, start_step, upper_group_sparsity, target_group_sparsity, target_steps
     )
 
+    clears = rule.shrinks if zero_dependents is None else zero_dependents
+
     def init_fn(params: Any) -> Any:
         return rule.init(accumulation_dtype(*jax.tree.leaves(params)))
 
@@ -245,16 +254,23 @@ def project_half_space(
 
         def project(path: Path, direction: jax.Array, param: jax.Array) -> jax.Array:
             update = _scaled(direction, rate)
-            if path not in zigs.members_by_path:
-                return update.astype(param.dtype)
-            part = spread(zigs, keep, path, param.shape, 1.0)
-            if rule.shrinks:
-                update = _shrunk(update, part, param)
-            return jnp.where(part == 0, -param, update.astype(param.dtype))
+            parts = []
+            if path in zigs.members_by_path:
+                parts = [spread(zigs, keep, path, param.shape, 1.0)]
+                if rule.shrinks:
+                    update = _shrunk(update, parts[0], param)
+            if clears:
+                parts += spread_over_dependents(zigs, keep, path, param.shape, 1.0)
+            update = update.astype(param.dtype)
+            return jnp.where(_any_zero(parts), -param, update) if parts else update
 
         return map_leaves(zigs, project, updates, params), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _any_zero(parts: list[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.logical_or, [part == 0 for part in parts])
 
 
 def _trial(zigs: ZIGs, updates: Any, params: Any, grad: Any, rate: Any) -> Trial:

@@ -1,0 +1,270 @@
+"""What HSPG costs beside AdamW and SGD, as ratios within one run.
+
+``python benchmarks/optimizer.py`` takes ResNet-50's parameters (ImageNet form) and measures, jitted
+and with donated buffers, interleaved so that a busy machine slows all alike:
+
+* update and apply: `oto_jax.hspg` with momentum as a multiple of `optax.adamw` (at most 1.0), and
+  beside them SGD with momentum, HSPG without, its target mode, and its projection around AdamW;
+* a full training step with HSPG as a multiple of the same step with `optax.sgd` (at most 1.05; 1.03
+  on an accelerator), and the peak of its temporary memory likewise (at most 1.10);
+* what XLA made of the update: gathers, scatters and concatenations over parameters (none).
+
+The floor is counted in parameters moved: HSPG with momentum has to read x, g, m for the inner
+products and again for the step, and write x and m, 8; SGD with momentum 5; AdamW 7. It writes
+``results/optimizer.json``, and fails where a bound is passed. Expected: ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import oto_jax
+from experiments.results import ROOT, write_results
+from oto_jax.models.resnet import ResNet50
+
+UPDATE, STEP, STEP_ON_ACCELERATOR, MEMORY = 1.0, 1.05, 1.03, 1.10
+FLOOR = {"hspg, momentum": 8, "sgd, momentum": 5, "adamw": 7}
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    rounds: int = 15
+    per_round: int = 3
+    step_rounds: int = 5
+    batch: int = 8
+    image: int = 96
+    seed: int = 0
+    results: Path = ROOT / "results" / "optimizer.json"
+
+
+def optimizers(zigs: oto_jax.ZIGs) -> dict[str, optax.GradientTransformation]:
+    """What is compared, by name."""
+    window = {"target_group_sparsity": 0.5, "target_steps": 10_000}
+    return {
+        "adamw": optax.adamw(1e-3),
+        "sgd": optax.sgd(1e-3),
+        "sgd, momentum": optax.sgd(1e-3, momentum=0.9),
+        "hspg": oto_jax.hspg(1e-3, zigs),
+        "hspg, momentum": oto_jax.hspg(1e-3, zigs, momentum=0.9),
+        "hspg, momentum, target": oto_jax.hspg(1e-3, zigs, momentum=0.9, **window),
+        "lasso, adamw, projection": optax.chain(
+            oto_jax.add_group_lasso(1e-3, zigs),
+            optax.adamw(1e-3),
+            oto_jax.project_half_space(zigs),
+        ),
+    }
+
+
+@dataclasses.dataclass
+class Contestant:
+    """A compiled step, the state that it carries on, and how long its runs took."""
+
+    compiled: Any
+    carry: tuple[Any, ...]
+    rest: tuple[Any, ...]
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def run(self) -> None:
+        """Times one step."""
+        start = time.perf_counter()
+        self.carry = jax.block_until_ready(self.compiled(*self.carry, *self.rest))
+        self.seconds.append(time.perf_counter() - start)
+
+
+def contestant(step: Callable[..., Any], carry: tuple[Any, ...], *rest: Any) -> Contestant:
+    """Compiles a step that donates what it carries on."""
+    carry = jax.tree.map(jnp.copy, carry)
+    donated = tuple(range(len(carry)))
+    compiled = jax.jit(step, donate_argnums=donated).lower(*carry, *rest).compile()
+    return Contestant(compiled, carry, rest)
+
+
+def race(contestants: Mapping[str, Contestant], rounds: int, per_round: int) -> None:
+    """Runs all in turn, several steps each; the first round only warms up."""
+    for number in range(rounds + 1):
+        for one in contestants.values():
+            for _ in range(per_round):
+                one.run()
+            if number == 0:
+                one.seconds.clear()
+
+
+def update_and_apply(tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """The optimizer's share of a training step."""
+
+    def step(state: Any, params: Tree, gradients: Tree) -> Any:
+        updates, state = tx.update(gradients, state, params)
+        return state, optax.apply_updates(params, updates)
+
+    return step
+
+
+def training_step(model: ResNet50, tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """Forward, backward and update of ResNet-50 on one batch."""
+
+    def step(state: Any, variables: Tree, images: jax.Array, labels: jax.Array) -> Any:
+        def loss_of(params: Tree) -> Any:
+            logits, updated = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            return loss, updated
+
+        gradients, updated = jax.grad(loss_of, has_aux=True)(variables["params"])
+        updates, state = tx.update(gradients, state, variables["params"])
+        params = optax.apply_updates(variables["params"], updates)
+        return state, {**updated, "params": params}
+
+    return step
+
+
+def summary(contestants: Mapping[str, Contestant], against: str) -> dict[str, Any]:
+    """Milliseconds, the ratio of medians, and the spread of the ratios taken round by round."""
+    base = contestants[against].seconds
+    rows = {}
+    for name, one in contestants.items():
+        ratios = [a / b for a, b in zip(one.seconds, base, strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        rows[name] = {
+            "median_ms": 1e3 * statistics.median(one.seconds),
+            "smallest_ms": 1e3 * min(one.seconds),
+            "ratio": statistics.median(one.seconds) / statistics.median(base),
+            "ratio_quartiles": [low, high],
+            "temporary_mb": one.compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        }
+    return rows
+
+
+def moves_over_parameters(compiled: Any, smallest: int) -> dict[str, int]:
+    """Gathers, scatters and concatenations in the optimized HLO with results of that many entries.
+
+    Vectors over groups may be put together; anything as large as a kernel may not.
+    """
+    counts = dict.fromkeys(("gather", "scatter", "concatenate"), 0)
+    for shape, kind in re.findall(r"= \w+\[([\d,]*)\]\S* (\S+?)\(", compiled.as_text()):
+        size = int(np.prod([int(n) for n in shape.split(",") if n] or [1]))
+        if kind in counts and size >= smallest:
+            counts[kind] += 1
+    return counts
+
+
+def memory_bandwidth(bytes_to_copy: int = 2**28, repeats: int = 9) -> float:
+    """Bytes a second that a fused multiply of a large array moves, reading and writing."""
+    x = jnp.ones(bytes_to_copy // 4, jnp.float32)
+    double = jax.jit(lambda x: 2 * x)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(double(x))
+        seconds.append(time.perf_counter() - start)
+    return 2 * bytes_to_copy / statistics.median(seconds)
+
+
+def measure_updates(config: Config, params: Tree, zigs: oto_jax.ZIGs) -> dict[str, Any]:
+    """The table of updates, and how far each is from the bytes that it has to move."""
+    rng = np.random.default_rng(config.seed)
+    gradients = jax.tree.map(
+        lambda x: jnp.asarray(1e-3 * rng.normal(size=x.shape), x.dtype), params
+    )
+    contestants = {
+        name: contestant(update_and_apply(tx), (tx.init(params), params), gradients)
+        for name, tx in optimizers(zigs).items()
+    }
+    race(contestants, config.rounds, config.per_round)
+    rows = summary(contestants, against="adamw")
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    bandwidth = memory_bandwidth()
+    for name, passes in FLOOR.items():
+        rows[name]["times_floor"] = rows[name]["median_ms"] / (1e3 * passes * size / bandwidth)
+    moves = moves_over_parameters(contestants["hspg, momentum"].compiled, smallest=4096)
+    return {"updates": rows, "bandwidth_gb_s": bandwidth / 1e9, "moves_over_parameters": moves}
+
+
+def measure_steps(config: Config, variables: Tree, zigs: oto_jax.ZIGs) -> dict[str, Any]:
+    """Full training steps with SGD and with HSPG, both with and without momentum."""
+    rng = np.random.default_rng(config.seed)
+    shape = (config.batch, config.image, config.image, 3)
+    images = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 1000, config.batch))
+    chosen = ("sgd", "hspg", "sgd, momentum", "hspg, momentum")
+    contestants = {}
+    for name, tx in optimizers(zigs).items():
+        if name in chosen:
+            step = training_step(ResNet50(), tx)
+            carry = (tx.init(variables["params"]), variables)
+            contestants[name] = contestant(step, carry, images, labels)
+    race(contestants, config.step_rounds, per_round=1)
+    return {"steps": summary(contestants, against="sgd")}
+
+
+def failures(figures: Mapping[str, Any]) -> list[str]:
+    """The bounds that are passed."""
+    updates, steps = figures["updates"], figures["steps"]
+    step_bound = STEP if jax.default_backend() == "cpu" else STEP_ON_ACCELERATOR
+    measured = {
+        "update of hspg with momentum, of adamw": (updates["hspg, momentum"]["ratio"], UPDATE),
+        "step of hspg, of sgd": (steps["hspg"]["ratio"], step_bound),
+        "temporary memory of hspg's step, of sgd's": (
+            steps["hspg"]["temporary_mb"] / steps["sgd"]["temporary_mb"],
+            MEMORY,
+        ),
+        "gathers, scatters, concatenations": (sum(figures["moves_over_parameters"].values()), 0),
+    }
+    for what, (value, bound) in measured.items():
+        print(f"{what}: {value:.3f} (at most {bound})")
+    return [what for what, (value, bound) in measured.items() if value > bound]
+
+
+def print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Rows as text."""
+    print(f"\n{title:28}{'median ms':>10}{'ratio':>8}{'quartiles':>16}{'temp. MB':>10}")
+    for name, row in rows.items():
+        low, high = row["ratio_quartiles"]
+        print(
+            f"{name:28}{row['median_ms']:10.1f}{row['ratio']:8.2f}"
+            f"{low:9.2f} - {high:.2f}{row['temporary_mb']:10.1f}"
+        )
+
+
+def main(config: Config) -> int:
+    """Measures, prints, writes; returns how many bounds are passed."""
+    image = jnp.zeros((1, config.image, config.image, 3))
+    variables = jax.jit(ResNet50().init)(jax.random.key(config.seed), image)
+    zigs = oto_jax.find_zigs(ResNet50(), variables, image)
+    figures = {
+        **measure_updates(config, variables["params"], zigs),
+        **measure_steps(config, variables, zigs),
+    }
+    print_table("update and apply", figures["updates"])
+    print_table("training step", figures["steps"])
+    print()
+    passed = failures(figures)
+    settings = {key: str(v) for key, v in dataclasses.asdict(config).items()}
+    write_results(
+        config.results, {**figures, "config": settings, "passed": passed}, seed=config.seed
+    )
+    for what in passed:
+        print(f"over its bound: {what}")
+    return len(passed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Config)))

@@ -1,0 +1,126 @@
+"""Cutting the dead groups out while training goes on changes nothing but the time it takes."""
+
+import dataclasses
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import oto_jax
+
+STEPS, EVERY = 300, 50
+
+
+class Network(nn.Module):
+    """A convolution stream of 48 channels with a residual block of 64, batch normalised."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = lambda: nn.BatchNorm(use_running_average=not train)  # noqa: E731
+        x = nn.relu(norm()(nn.Conv(48, (3, 3), use_bias=False)(x)))
+        y = nn.relu(norm()(nn.Conv(64, (3, 3))(x)))
+        x = nn.relu(x + norm()(nn.Conv(48, (3, 3), use_bias=False)(y)))
+        return nn.Dense(5)(x.mean((1, 2)))
+
+
+MAKERS = {
+    "faithful": lambda zigs: oto_jax.hspg(
+        0.05, zigs, lmbda=2e-2, epsilon=0.95, momentum=0.9, start_step=40,
+        upper_group_sparsity=0.8, zero_dependents=True,
+    ),
+    "target": lambda zigs: oto_jax.hspg(
+        0.05, zigs, momentum=0.9, start_step=40, target_group_sparsity=0.7, target_steps=200
+    ),
+    "kept, adamw": lambda zigs: oto_jax.pass_gradient(
+        optax.chain(
+            oto_jax.add_group_lasso(1e-3, zigs),
+            optax.adamw(3e-3),
+            oto_jax.project_half_space(
+                zigs, start_step=40, target_group_sparsity=oto_jax.Target(kept=0.2),
+                target_steps=200,
+            ),
+        )
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Run:
+    model: Any
+    zigs: oto_jax.ZIGs
+    variables: Any
+    state: Any
+    make: Any
+    seconds: float = 0.0
+
+    def train(self, start, stop):
+        step = make_step(self.model, self.make(self.zigs))
+        step = step.lower(self.variables, self.state, jnp.asarray(0)).compile()
+        begin = time.perf_counter()
+        for t in range(start, stop):
+            self.variables, self.state = step(self.variables, self.state, jnp.asarray(t))
+        jax.block_until_ready(self.variables)
+        self.seconds += time.perf_counter() - begin
+
+    def shrink(self):
+        slim = oto_jax.prune(self.model, self.variables, self.zigs)
+        self.state = oto_jax.shrink(self.state, slim.plan)
+        self.zigs = oto_jax.shrink_zigs(self.zigs, slim.plan)
+        self.model, self.variables = slim.model, slim.variables
+
+
+def batch(step):
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), step))
+    labels = jax.random.randint(keys[0], (16,), 0, 5)
+    centres = jax.random.normal(jax.random.key(1), (5, 6, 6, 2))
+    return centres[labels] + 0.5 * jax.random.normal(keys[1], (16, 6, 6, 2)), labels
+
+
+def make_step(model, tx):
+    @jax.jit
+    def step(variables, state, t):
+        x, labels = batch(t)
+
+        def loss(params):
+            logits, updated = model.apply(
+                {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+
+        grads, updated = jax.grad(loss, has_aux=True)(variables["params"])
+        updates, state = tx.update(grads, state, variables["params"])
+        return {**updated, "params": optax.apply_updates(variables["params"], updates)}, state
+
+    return step
+
+
+def fresh_run(make):
+    model, x = Network(), jnp.zeros((1, 6, 6, 2))
+    variables = jax.tree.map(lambda v: v.astype(float), model.init(jax.random.key(0), x))
+    zigs = oto_jax.find_zigs(model, variables, x, train=False)
+    return Run(model, zigs, variables, make(zigs).init(variables["params"]), make)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MAKERS)
+def test_shrinking_every_50_steps_changes_nothing(name):
+    with jax.enable_x64(True):
+        whole, shrunk = fresh_run(MAKERS[name]), fresh_run(MAKERS[name])
+        for start in range(0, STEPS, EVERY):
+            whole.train(start, start + EVERY)
+            shrunk.train(start, start + EVERY)
+            shrunk.shrink()
+        x, _ = batch(STEPS)
+        expected = whole.model.apply(whole.variables, x)
+        np.testing.assert_allclose(
+            shrunk.model.apply(shrunk.variables, x), expected, rtol=0, atol=1e-8
+        )
+        dead = int(oto_jax.group_sparsity(whole.variables["params"], whole.zigs).zero_groups)
+    assert whole.zigs.num_groups - shrunk.zigs.num_groups == dead > 20
+    print(f"{name}: {shrunk.seconds / whole.seconds:.2f} of the time, {dead} groups dead")
+    assert shrunk.seconds < whole.seconds
