@@ -48,9 +48,9 @@ class Config:
 
     rounds: int = 15
     per_round: int = 3
-    step_rounds: int = 5
-    batch: int = 8
-    image: int = 96
+    step_rounds: int = 7
+    batch: int = 32
+    image: int = 112
     seed: int = 0
     results: Path = ROOT / "results" / "optimizer.json"
 

@@ -38,6 +38,7 @@ class Target:
       keep_at_least: the share of each space's groups that always stays; never less than one group.
       fade: the share of the window over which a chosen group shrinks before it is put to zero.
       memory: decay of the running average of the saliency over steps.
+      rounds: at how many steps of the window, at most, groups are chosen.
 
     Example:
       >>> import oto_jax
@@ -52,6 +53,7 @@ class Target:
     keep_at_least: float = 0.0
     fade: float = 0.2
     memory: float = 0.9
+    rounds: int = 100
 
     def __post_init__(self) -> None:
         if (self.group_sparsity is None) == (self.kept is None):
@@ -61,6 +63,7 @@ class Target:
         check_number("Target(keep_at_least)", self.keep_at_least, low=0.0, below=1.0)
         check_number("Target(fade)", self.fade, low=0.0, high=1.0)
         check_number("Target(memory)", self.memory, low=0.0, below=1.0)
+        check_number("Target(rounds)", self.rounds, low=1)
         if self.kept is not None:
             check_number("Target(kept)", self.kept, low=0.0, high=1.0)
 

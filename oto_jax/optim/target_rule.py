@@ -159,9 +159,15 @@ class TargetRule:
             return jnp.where(chosen & (before < 0), state.step, before)
 
         left = scope.cost(jnp.sum(before >= 0, axis=1).astype(full.dtype), jnp)
-        inside = (state.step >= self.start_step) & (state.step < self.start_step + self._ramp())
-        after = jax.lax.cond(inside & (left > budget), more, lambda: before)
+        after = jax.lax.cond(self._is_round(state.step) & (left > budget), more, lambda: before)
         return unstack(scope.spaces, after)
+
+    def _is_round(self, step: jax.Array) -> jax.Array:
+        """Whether groups are chosen at this step: in each round's first, and in the ramp's last."""
+        since, ramp = step - self.start_step, self._ramp()
+        every = jnp.maximum(1, ramp // self.target.rounds)
+        first = (since >= 0) & (since < ramp) & (since % every == 0)
+        return first | (since == ramp - 1)
 
     def _fade(self) -> Any:
         """Steps that a chosen group takes to become zero; at least 1."""

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 import oto_jax
 from oto_jax.optim.choice import choose
-from oto_jax.optim.kept_cost import group_count, parameter_cost
+from oto_jax.optim.kept_cost import KeptCost, parameter_cost
 from oto_jax.optim.target import scopes
-from oto_jax.zigs.partition import Space
 from tests.optim.models import MODELS, problem
 from tests.optim.trees import TREES, conv_tree, random_like
 
@@ -98,14 +97,25 @@ def test_window_and_fade_of_any_length(window, fade):
     oto_jax.check_zeros(params, p.zigs, state)
 
 
+def test_rounds_bound_how_often_groups_are_chosen():
+    params, zigs = conv_tree()
+    target = oto_jax.Target(group_sparsity=0.7, fade=0.0, rounds=3)
+    tx = oto_jax.hspg(0.05, zigs, target_group_sparsity=target, target_steps=30)
+    *_, counts = zero_counts(params, zigs, tx, wave, steps=40)
+    total = np.asarray(sum(counts.values()))
+    assert len(set(total.tolist()) - {0}) <= 4
+    assert total[29] == total[-1] == round(0.7 * 11)
+
+
 def test_chosen_groups_shrink_evenly():
     params, zigs = conv_tree()
     target = oto_jax.Target(group_sparsity=0.5, fade=1.0)
     tx = oto_jax.project_half_space(zigs, target_group_sparsity=target, target_steps=8)
-    state, still = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    state, update = tx.init(params), jax.jit(tx.update)
+    still = jax.tree.map(jnp.zeros_like, params)
     start, norms = params, []
     for _ in range(8):
-        updates, state = tx.update(still, state, params)
+        updates, state = update(still, state, params)
         params = optax.apply_updates(params, updates)
         norms.append(params["stem"]["kernel"][..., 0] / start["stem"]["kernel"][..., 0])
         chosen = np.asarray(state.chosen_at["stream"]) == 0
@@ -179,31 +189,41 @@ def test_kept_share_of_macs():
     assert abs(cost(removed) / cost(np.zeros(3)) - 0.5) <= 0.02
 
 
+SPACES, LONGEST = 4, 9
+
+
+@jax.jit
+def choose_among(sizes, *arguments):
+    counted = sizes.astype(jnp.float32)[:, None]
+    cost = KeptCost(np.ones(SPACES), counted, np.eye(SPACES)[:, None, :])
+    return choose(cost, sizes, *arguments)
+
+
 @given(data=st.data())
 def test_choice_meets_budgets_and_keeps_floors(data):
-    sizes = np.array(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
-    spaces = tuple(Space(f"s{i}", int(n), 0, (), ()) for i, n in enumerate(sizes))
-    shape = (len(sizes), int(sizes.max()))
+    sizes = np.array([data.draw(st.integers(1, LONGEST)) for _ in range(SPACES)])
     numbers = st.sampled_from([0.0, 1.0, 2.0, 3.5, np.inf, np.nan])
-    scores = np.array(data.draw(st.lists(numbers, min_size=36, max_size=36)), np.float32)
-    scores = scores[: shape[0] * shape[1]].reshape(shape)
+    count = SPACES * LONGEST
+    scores = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
+    scores = scores.reshape(SPACES, LONGEST)
     floors = np.array([data.draw(st.integers(1, int(n))) for n in sizes])
-    real = np.arange(shape[1]) < sizes[:, None]
-    goal = data.draw(st.integers(int(floors.sum()), int(sizes.sum())))
-    chosen = np.zeros(shape, bool)
-    for budget in sorted({int(sizes.sum()), (goal + int(sizes.sum())) // 2, goal}, reverse=True):
-        before = chosen
-        last = budget == goal
-        chosen = np.asarray(
-            choose(group_count(spaces), sizes, scores, before, floors, jnp.float32(budget), last)
-        )
+    real = np.arange(LONGEST) < sizes[:, None]
+    whole = int(sizes.sum())
+    goal = data.draw(st.integers(int(floors.sum()), whole))
+    chosen = np.zeros(scores.shape, bool)
+    for budget in sorted({whole, (goal + whole) // 2, goal}, reverse=True):
+        before, budget_, last = chosen, np.float32(budget), np.asarray(budget == goal)
+        chosen = np.asarray(choose_among(sizes, scores, before, floors, budget_, last))
         assert np.all(chosen >= before)
         assert not np.any(chosen & ~real)
         assert np.all((real & ~chosen).sum(axis=1) >= floors)
         assert (real & ~chosen).sum() == budget
-    if np.all(floors == 1) and len(sizes) == 1:  # Then simply the lowest scores.
-        worth = np.where(np.isnan(scores), np.inf, scores)[0]
-        assert sorted(worth[chosen[0]]) == sorted(worth)[: chosen.sum()]
+    # What was given up is worth no more than what stays and was free to go.
+    worth = np.where(np.isnan(scores), np.inf, scores)
+    for row, n in enumerate(sizes):
+        kept = np.sort(worth[row][real[row] & ~chosen[row]])
+        if chosen[row].any():
+            assert worth[row][chosen[row]].max() <= kept[0], (row, n)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +266,7 @@ def test_bad_target_arguments_are_named(settings, match):
     [
         {}, {"group_sparsity": 0.5, "kept": 0.5}, {"group_sparsity": 0.5, "costs": {}},
         {"kept": 1.5}, {"kept": 0.5, "fade": -1}, {"kept": 0.5, "memory": 1.0},
-        {"kept": 0.5, "keep_at_least": 1.0},
+        {"kept": 0.5, "keep_at_least": 1.0}, {"kept": 0.5, "rounds": 0},
     ],
 )  # fmt: skip
 def test_bad_targets_are_refused(settings):
@@ -274,7 +294,7 @@ def test_saliencies_choose_what_they_say(name):
     ):  # fmt: skip
         target = oto_jax.Target(group_sparsity=0.3, saliency=saliency)
         tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=target, target_steps=1)
-        _, state = tx.update(gradient, tx.init(params), params)
+        _, state = jax.jit(tx.update)(gradient, tx.init(params), params)
         (projection,) = oto_jax.optim.zeros.projection_states(state)
         assert sum(int(z.sum()) for z in projection.zero.values()) == round(0.3 * zigs.num_groups)
         seen[str(saliency)] = {k: v.tolist() for k, v in projection.zero.items()}
