@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
+# Tests that share costly set-up stay together on one worker; see `xdist_group` in them.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadgroup
 CANDIDATES := python3.11 python3.12 python3.13 python3 python
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
@@ -19,7 +21,7 @@ demo: $(READY)
 	$(BIN)/python experiments/digits.py
 
 test: $(READY) $(WEIGHTS)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(READY) $(WEIGHTS)
 	$(BIN)/python -m pytest

@@ -46,14 +46,15 @@ from experiments.squad.export import export_model, load_exported
 from experiments.squad.features import WindowSizes
 from experiments.squad.files import load_questions
 from experiments.squad.metric import read_predictions, score
+from experiments.squad.narrowing import SlimFunction, train_and_narrow
 from experiments.squad.predictions import texts
 from experiments.squad.questions import count_flaws, read_questions
 from experiments.squad.recipe import ROWS, SquadRecipe
 from experiments.squad.recovery import recover_gold_answers
 from experiments.squad.task import SquadOptions, load_shape, squad_task
-from experiments.training.options import RunOptions
+from experiments.training.options import RunOptions, to_json
 from experiments.training.parallel import Parallel
-from experiments.training.script import leave, parse, result_file, run_script, run_training
+from experiments.training.script import leave, parse, result_file, run_script, run_training, start
 from experiments.training.task import Task
 from oto_jax.models.bert_config import BertConfigError
 from oto_jax.models.bert_weights import BertWeightsError
@@ -131,28 +132,50 @@ def print_recovery(data: SquadOptions) -> None:
 
 def train(config: Config) -> None:
     """Trains (or goes on training), prunes, compares, exports."""
+    name = f"{NAME}_{config.recipe.row}" if config.recipe.mode == "faithful" else NAME
+    default = ROOT / "runs" / (f"{name}-smoke" if config.run.smoke else name)
+    run = config.run.workdir or default
+    trained = _narrowed if config.recipe.groups == "residual" else _pruned
+    ended = trained(config, name, run)
+    if ended is not None and jax.process_index() == 0:
+        finish(config, *ended, name, run)
+
+
+Ended = tuple[Task, dict[str, Any], SlimFunction]
+
+
+def _pruned(config: Config, name: str, run: Path) -> Ended | None:
     made: list[Task] = []
 
     def remembered(config: Config, parallel: Parallel) -> Task:
         made.append(make_task(config, parallel))
         return made[-1]
 
-    name = f"{NAME}_{config.recipe.row}" if config.recipe.mode == "faithful" else NAME
     figures = run_training(name, config, remembered)
-    if figures is None or jax.process_index() != 0:
-        return
-    run = ROOT / "runs" / (f"{name}-smoke" if config.run.smoke else name)
-    finish(config, made[-1], figures, name, config.run.workdir or run)
+    if figures is None:
+        return None
+    pruned = oto_jax.load(run / "slim", made[-1].model)
+    return made[-1], figures, SlimFunction(pruned.model.apply, pruned.variables)
 
 
-def finish(config: Config, task: Task, figures: dict[str, Any], name: str, run: Path) -> None:
+def _narrowed(config: Config, name: str, run: Path) -> Ended | None:
+    parallel = start(config.run)
+    task = make_task(config, parallel)
+    record = {"script": name, **to_json(config)}
+    results = result_file(name, config, run)
+    ended = train_and_narrow(record, task, config.run, parallel, run, results)
+    return None if ended is None else (task, *ended)
+
+
+def finish(
+    config: Config, task: Task, figures: dict[str, Any], slim: SlimFunction, name: str, run: Path
+) -> None:
     """What comes after every script's end: answers, latency, the exported model."""
     assert isinstance(task.evaluate, Evaluator)
-    full, slim = task.evaluate.latest
-    write_answers(run, {"full": full, "slim": slim})
-    pruned = oto_jax.load(run / "slim", task.model)
+    older, newer = task.evaluate.latest
+    write_answers(run, {"full": older, "slim": newer})
     full_size, slim_size = (
-        size_without_embeddings(variables) for variables in (task.variables(0), pruned.variables)
+        size_without_embeddings(held) for held in (task.variables(0), slim.variables)
     )
     more = {
         "parameters_without_embeddings": {
@@ -160,9 +183,9 @@ def finish(config: Config, task: Task, figures: dict[str, Any], name: str, run: 
             "slim": slim_size,
             "kept": slim_size / full_size,
         },
-        "differing_answers": count_differences(full, slim),
-        "latency_ms": latencies(task, pruned),
-        "export_worst_difference": export(run / "slim.stablehlo", task, pruned),
+        "differing_answers": count_differences(older, newer),
+        "latency_ms": latencies(task, slim),
+        "export_worst_difference": export(run / "slim.stablehlo", task, slim),
         "paper": dataclasses.asdict(ROWS[config.recipe.row]),
     }
     results = result_file(name, config, run)
@@ -186,7 +209,7 @@ def write_answers(run: Path, answers: dict[str, Answers]) -> None:
         write_whole(run / f"nbest_{which}.json", json.dumps(listed) + "\n")
 
 
-def latencies(task: Task, pruned: oto_jax.Pruned) -> dict[str, float]:
+def latencies(task: Task, slim: SlimFunction) -> dict[str, float]:
     """Median milliseconds for one window, full and slim; weights do not matter for the time."""
     inputs = [jax.device_put(array[:1]) for array in task.inputs]
 
@@ -195,17 +218,17 @@ def latencies(task: Task, pruned: oto_jax.Pruned) -> dict[str, float]:
         return lambda: run(held, *inputs)
 
     full = call(task.model, task.variables(0))
-    return median_latency_ms({"full": full, "slim": call(pruned.model, pruned.variables)})
+    return median_latency_ms({"full": full, "slim": call(slim, slim.variables)})
 
 
-def export(path: Path, task: Task, pruned: oto_jax.Pruned) -> float:
+def export(path: Path, task: Task, slim: SlimFunction) -> float:
     """Exports the slim model and runs the file: its worst difference over batches of 1 and 2."""
-    export_model(path, pruned.model, pruned.variables, task.inputs[0].shape[1])
+    export_model(path, slim, slim.variables, task.inputs[0].shape[1])
     run = load_exported(path)
     worst = 0.0
     for size in (1, 2):
         inputs: Sequence[Any] = [array[:size] for array in task.inputs]
-        expected = jax.jit(pruned.model.apply)(pruned.variables, *inputs)
+        expected = jax.jit(slim.apply)(slim.variables, *inputs)
         worst = max(worst, float(np.max(np.abs(run(*inputs) - expected))))
     return worst
 
@@ -224,6 +247,7 @@ def smoke_config() -> Config:
             row=70,
         ),
         data=SquadOptions(
+            checkpoint=None,
             config_file=bert / "bert-tiny-config.json",
             vocabulary=bert / "bert-base-uncased-vocab.txt",
             train_questions=80,

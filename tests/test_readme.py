@@ -10,6 +10,8 @@ import pytest
 
 from experiments.comparison import format_table
 
+pytestmark = pytest.mark.xdist_group("readme")  # Its set-up is costly: one worker.
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,11 +46,11 @@ class Evaluator:
         default_factory=lambda: collections.deque(maxlen=2), repr=False
     )
 
-    def __call__(self, model: nn.Module, variables: Any) -> dict[str, float]:
+    def __call__(self, model: Any, variables: Any) -> dict[str, float]:
         """Scores in percent: ``exact_match``, ``f1``; and ``questions``, their number.
 
         Args:
-          model: a `BertForQuestionAnswering`.
+          model: a `BertForQuestionAnswering`, or what has its ``apply``.
           variables: its variables, replicated as `Parallel` says.
         """
         logits = window_logits(model, variables, self.features, self.parallel, self.batch_size)
@@ -62,7 +61,7 @@ class Evaluator:
 
 
 def window_logits(
-    model: nn.Module, variables: Any, features: Features, parallel: Parallel, batch_size: int
+    model: Any, variables: Any, features: Features, parallel: Parallel, batch_size: int
 ) -> np.ndarray:
     """Start and end logits of every window, float32 ``(windows, length, 2)``; 0 on padding.
 
@@ -82,7 +81,7 @@ def window_logits(
     return logits
 
 
-def _apply(model: nn.Module) -> Callable[[Any, Any], jax.Array]:
+def _apply(model: Any) -> Callable[[Any, Any], jax.Array]:
     def apply(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
         return jnp.asarray(model.apply(variables, *(batch[name] for name in INPUTS), train=False))
 

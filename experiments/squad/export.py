@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -20,12 +19,12 @@ from experiments.results import write_whole
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_model(path: Path, model: nn.Module, variables: Any, length: int) -> None:
+def export_model(path: Path, model: Any, variables: Any, length: int) -> None:
     """Writes a model to a file.
 
     Args:
       path: of the file.
-      model: a `BertForQuestionAnswering`.
+      model: a `BertForQuestionAnswering`, or what has its ``apply``.
       variables: its variables, which become part of the file.
       length: tokens of a window; the batch size stays open.
     """

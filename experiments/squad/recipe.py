@@ -50,7 +50,8 @@ class SquadRecipe:
       base: the optimizer that HSPG is built around: ``sgd`` as in the paper, or ``adamw`` (with
         linear warm-up and decay).
       groups: ``paper``: Q/K head dimensions and FFN units; ``head_dim``: V's dimensions too;
-        ``heads``: whole heads and FFN units.
+        ``heads``: whole heads and FFN units; ``residual``: these and the width of the residual
+        stream, which is cut by `oto_jax.narrow` and needs ``train_embeddings``.
       epochs: length of the training.
       passes_per_epoch: over the training set.
       batch_size: windows per step on all devices together.
@@ -71,7 +72,7 @@ class SquadRecipe:
     row: Literal[10, 30, 50, 70, 90] = 90
     mode: Literal["faithful", "target", "dense"] = "faithful"
     base: Literal["sgd", "adamw"] = "sgd"
-    groups: Literal["paper", "head_dim", "heads"] = "paper"
+    groups: Literal["paper", "head_dim", "heads", "residual"] = "paper"
     epochs: int = 9
     passes_per_epoch: int = 2
     batch_size: int = 32
@@ -98,12 +99,20 @@ class SquadRecipe:
             )
         if self.clip <= 0:
             raise OptionError("--clip must be positive")
+        if self.groups == "residual" and not self.train_embeddings:
+            raise OptionError(
+                "--groups residual needs --train-embeddings: the residual stream's groups hold"
+                " columns of the embeddings, and frozen ones never become zero"
+            )
 
     @property
     def zigs_options(self) -> dict[str, Any]:
         """Options of `oto_jax.find_zigs` for these groups."""
-        attention = "heads" if self.groups == "heads" else "head_dim"
-        return {"attention": attention, "unprunable": (VALUES,) if self.groups == "paper" else ()}
+        return {
+            "attention": "heads" if self.groups in ("heads", "residual") else "head_dim",
+            "unprunable": (VALUES,) if self.groups == "paper" else (),
+            "narrow_only": self.groups == "residual",
+        }
 
 
 def optimizer(

@@ -39,8 +39,8 @@ class SquadOptions:
     """The model, the questions, and how they become windows.
 
     Attributes:
-      checkpoint: a folder or a name on the hub, of any BERT.
-      config_file: a ``config.json``: start from random weights of this shape, with no checkpoint.
+      checkpoint: a folder or a name on the hub, of any BERT; None with a ``config_file``.
+      config_file: a ``config.json``: start from random weights of this shape.
       vocabulary: a ``vocab.txt`` or a tokenizer's folder; default: the checkpoint's.
       train_file: the questions to train on, SQuAD v1.1's JSON, ``.xz`` too; default: where
         `experiments.squad.files.load_questions` looks.
@@ -56,7 +56,7 @@ class SquadOptions:
       cache: where features are kept.
     """
 
-    checkpoint: str = "google-bert/bert-base-uncased"
+    checkpoint: str | None = "google-bert/bert-base-uncased"
     config_file: Path | None = None
     vocabulary: Path | None = None
     train_file: Path | None = None
@@ -70,6 +70,13 @@ class SquadOptions:
     attention: Literal["einsum", "xla", "cudnn"] = "einsum"
     remat: bool = False
     cache: Path = ROOT / "runs" / "squad-features"
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.config_file is not None:
+            raise OptionError(
+                "--checkpoint and --config-file (which --smoke sets) exclude each other; add"
+                " --config-file None or --checkpoint None"
+            )
 
     @property
     def compute(self) -> Compute:
@@ -121,13 +128,13 @@ def squad_task(
 
 def load_shape(data: SquadOptions) -> tuple[BertConfig, Tokenizer]:
     """The model's configuration and its tokenizer, which are checked to belong together."""
-    if data.config_file is not None:
-        if data.vocabulary is None:
-            raise OptionError("--config-file needs --vocabulary too")
-        config, place = read_config(data.config_file), data.vocabulary
-    else:
+    if data.checkpoint is not None:
         folder = find_folder(data.checkpoint)
         config, place = read_config(folder / "config.json"), data.vocabulary or folder
+    elif data.config_file is not None and data.vocabulary is not None:
+        config, place = read_config(data.config_file), data.vocabulary
+    else:
+        raise OptionError("without --checkpoint, --config-file and --vocabulary are needed")
     if data.windows.length > config.positions:
         raise OptionError(
             f"--length {data.windows.length} is more than the {config.positions} positions of"
@@ -139,7 +146,7 @@ def load_shape(data: SquadOptions) -> tuple[BertConfig, Tokenizer]:
 
 
 def _initial(model: BertForQuestionAnswering, data: SquadOptions, seed: int) -> Variables:
-    if data.config_file is not None:
+    if data.checkpoint is None:
         ids = jnp.zeros((1, 8), jnp.int32)
         return dict(jax.jit(model.init)(jax.random.key(seed), ids))
     weights = load_bert(data.checkpoint, head_seed=seed).weights

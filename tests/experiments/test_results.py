@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_a_row_of_numbers_is_one_line():
     assert format_json([[1.5, -2e-9], [3]]) == "[\n  [1.5, -2e-09],\n  [3]\n]"
 
 
-def test_a_result_file_says_where_its_figures_come_from(tmp_path):
+def test_a_result_file_says_where_its_figures_come_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiments/digits.py", "--seed", "7"])
     path = tmp_path / "new" / "folder" / "digits.json"
     write_results(path, {"accuracy": np.float32(0.5), "norms": np.arange(3)}, seed=7)
     found = read_results(path)
@@ -39,7 +41,7 @@ def test_a_result_file_says_where_its_figures_come_from(tmp_path):
     assert found["versions"]["jax"]
     assert found["hardware"]["cores"] >= 1
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", found["commit"])
-    assert "pytest" in found["command"]
+    assert found["command"] == "python experiments/digits.py --seed 7"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), object()])

@@ -24,6 +24,8 @@ from experiments.training.options import RunOptions
 from oto_jax.models.bert import BertForQuestionAnswering
 from oto_jax.models.bert_config import BertConfig
 
+pytestmark = pytest.mark.xdist_group("squad_training")  # Its set-up is costly: one worker.
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(26))]
 CONFIG = BertConfig.uniform(1, 8, 2, 6, vocabulary=30, positions=300, dropout=0.0)
 CONFIG = dataclasses.replace(CONFIG, attention_dropout=0.0)
@@ -239,6 +241,7 @@ def test_an_exported_model_takes_any_batch_size(variables, tmp_path):
     ("changes", "error", "words"),
     [
         ({"vocabulary": None}, OptionError, "--vocabulary"),
+        ({"checkpoint": "some/bert"}, OptionError, "exclude each other"),
         ({"windows": WindowSizes(400, 60, 8)}, OptionError, "300 positions"),
         ({"train_questions": 0}, OptionError, "at least 1"),
     ],
@@ -247,6 +250,11 @@ def test_options_that_cannot_be_are_named(vocabulary, tmp_path, changes, error, 
     data = make_options(vocabulary, tmp_path, vocab_size=30)
     with pytest.raises(error, match=words):
         make_task(dataclasses.replace(data, **changes))
+
+
+def test_frozen_embeddings_cannot_lose_residual_width():
+    with pytest.raises(OptionError, match="--train-embeddings"):
+        SquadRecipe(groups="residual")
 
 
 def test_a_vocabulary_of_other_weights_is_named(vocabulary, tmp_path):
@@ -288,6 +296,7 @@ def make_options(vocabulary, tmp_path, vocab_size):
     file = tmp_path / "squad.json"
     file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]}))
     return SquadOptions(
+        checkpoint=None,
         config_file=tmp_path / "config.json",
         vocabulary=vocabulary,
         train_file=file,
