@@ -3,7 +3,7 @@
 ``python experiments/digits.py`` (or ``make demo``) trains from scratch with HSPG, cuts what became
 exactly zero, proves that the slim network computes the same, saves it, loads it in a new process
 and proves it there again. Expected on two cores: a minute of training, 99 % test accuracy, about a
-seventh of the parameters.
+fourteenth of the parameters.
 
 The data are the 1,797 images of 8 x 8 pixels that come with scikit-learn (the test part of UCI's
 "Optical Recognition of Handwritten Digits"). They are split at random into 1,257 for training and
