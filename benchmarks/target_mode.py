@@ -192,7 +192,7 @@ def measured(model: Any, variables: Any, digits: Digits) -> dict[str, float]:
 
 
 def run_way(
-    name: str, way: Way | None, config: Config, kept: float, bar: tqdm.tqdm
+    name: str, way: Way | None, config: Config, kept: float, bar: tqdm.tqdm[Any]
 ) -> list[dict[str, Any]]:
     """All seeds of one way, with one compiled step."""
     model = ResidualNet((32, 64), 2)
