@@ -39,3 +39,7 @@ class OutputMismatchError(OTOError):
 
 class RevivedGroupsError(OTOError):
     """Groups that the optimizer put to zero are not zero: something wrote to them afterwards."""
+
+
+class PlotError(OTOError):
+    """What is to be drawn is empty, out of range, or does not fit together."""

@@ -22,10 +22,14 @@ MAY_IMPORT = {
 }
 FLAX_LIVES_IN = ("models/", "prune/linen", "prune/nnx", "zigs/find.py")
 CORE = {"jax", "flax", "optax", "numpy", "orbax"}
+PLOTS = ("canvas", "costs", "histogram", "norms", "sparsity", "units", "widths")
 # What a function of the library asks for when it is called, from an extra.
-EXTRAS = {"zigs/draw.py": {"igraph"}}
+EXTRAS = {
+    "zigs/draw.py": {"igraph"},
+    **{f"plot/{name}.py": {"matplotlib"} for name in PLOTS},
+}
 # Our own code, and what code may use where it is installed and does without where not.
-OURS = {"oto_jax", "experiments", "tests", "torch", "transformers", "__future__"}
+OURS = {"oto_jax", "experiments", "notebooks", "tests", "torch", "transformers", "__future__"}
 HEAVY = ("igraph", "tensorflow", "torch", "transformers", "matplotlib", "sklearn", "pandas")
 
 
@@ -129,7 +133,8 @@ def test_experiments_need_only_declared_packages() -> None:
     """What experiments and tests import is in an extra, so that `make` installs it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["experiments"], *extras["test"]]
+    used = ("experiments", "notebooks", "test")
+    lines = [*project["dependencies"], *(line for name in used for line in extras[name])]
     declared = {plain(re.split(r"[^\w.-]", line)[0]) for line in lines} | {"orbax-checkpoint"}
     packages = importlib.metadata.packages_distributions()
     wrong = [
