@@ -8,6 +8,7 @@ mean that now divides by another width, or a softmax with another scale, shows a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -170,7 +171,12 @@ def _same_param(left: Any, right: Any) -> bool:
         return _same_array(left, right)
     if callable(left) and callable(right):
         return True
-    return bool(left == right)
+    # NaN is what `jnp.take` fills in where an index is too large.
+    return bool(left == right) or (_is_nan(left) and _is_nan(right))
+
+
+def _is_nan(param: Any) -> bool:
+    return isinstance(param, float | np.floating) and math.isnan(param)
 
 
 def _jaxprs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:

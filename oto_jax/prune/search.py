@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -42,7 +44,9 @@ def search(
     """Depth-first search for overrides under which the model runs.
 
     Where a run breaks in a module, the proposals for that module and then for those around it are
-    added, few fields before many.
+    added, few fields before many. At first, modules whose paths differ in numbers only are taken to
+    need the same fields, and a model that runs wrongly is given up at once: so a deep stack of
+    blocks costs one run a block. Only if nothing is found that way is every module tried by itself.
 
     Args:
       attempt: runs the model with overrides.
@@ -51,23 +55,93 @@ def search(
     Returns:
       The first trial that has a result; else the first that ran, or the one with no override.
     """
-    trials = itertools.count(1)
+    known: dict[frozenset[Override], Trial[Result]] = {}
 
-    def explore(chosen: tuple[Override, ...]) -> Trial[Result]:
-        trial = attempt(chosen)
-        if trial.error is None:
-            return trial
-        for added in _additions(trial.broke_at, chosen, proposals):
-            if next(trials) > _MOST_TRIALS:
-                break
-            deeper = explore(chosen + added)
-            if deeper.error is None:
-                return deeper
-            if deeper.ran and not trial.ran:
-                trial = deeper
+    def remembered(chosen: tuple[Override, ...]) -> Trial[Result]:
+        key = frozenset(chosen)
+        if key not in known:
+            known[key] = attempt(chosen)
+        return known[key]
+
+    trial = _explore_alike(remembered, proposals, itertools.count(1))
+    return trial if trial.error is None else _explore(remembered, proposals, itertools.count(1))
+
+
+def _explore(
+    attempt: Callable[[tuple[Override, ...]], Trial[Result]],
+    proposals: Callable[[Path], Sequence[Override]],
+    trials: Iterator[int],
+    chosen: tuple[Override, ...] = (),
+) -> Trial[Result]:
+    trial = attempt(chosen)
+    if trial.error is None:
         return trial
+    for added in _additions(trial.broke_at, chosen, proposals):
+        if next(trials) > _MOST_TRIALS:
+            break
+        deeper = _explore(attempt, proposals, trials, chosen + added)
+        if deeper.error is None:
+            return deeper
+        if deeper.ran and not trial.ran:
+            trial = deeper
+    return trial
 
-    return explore(())
+
+@dataclasses.dataclass(frozen=True)
+class _Mended:
+    """What mended the first module of a kind: its fields, each with the depth of its owner."""
+
+    path: Path
+    fields: frozenset[tuple[int, Path]] = frozenset()
+
+
+def _explore_alike(
+    attempt: Callable[[tuple[Override, ...]], Trial[Result]],
+    proposals: Callable[[Path], Sequence[Override]],
+    trials: Iterator[int],
+    chosen: tuple[Override, ...] = (),
+    mended: Mapping[Path, _Mended] = types.MappingProxyType({}),
+) -> Trial[Result]:
+    """As `_explore`; what mended one module is what mends those of the same numberless path."""
+    trial = attempt(chosen)
+    if trial.error is None or trial.ran:
+        return trial
+    kind = _without_numbers(trial.broke_at)
+    first = mended.get(kind, _Mended(trial.broke_at))
+    copies = first.path != trial.broke_at
+    alike = _same_fields(trial.broke_at, first, chosen, proposals)
+    for added in alike if copies else _additions(trial.broke_at, chosen, proposals):
+        if next(trials) > 4 * _MOST_TRIALS:
+            break
+        fields = first.fields | {(len(override.path), override.field) for override in added}
+        now = mended if copies else {**mended, kind: _Mended(first.path, fields)}
+        deeper = _explore_alike(attempt, proposals, trials, chosen + added, now)
+        if deeper.error is None:
+            return deeper
+        if deeper.ran and not trial.ran:
+            trial = deeper
+    return trial
+
+
+def _without_numbers(path: Path) -> Path:
+    return tuple(re.sub(r"\d+", "#", name) for name in path)
+
+
+def _same_fields(
+    path: Path,
+    first: _Mended,
+    chosen: tuple[Override, ...],
+    proposals: Callable[[Path], Sequence[Override]],
+) -> Iterator[tuple[Override, ...]]:
+    """What sets, at a module and those around it, the fields that are not set yet."""
+    settled = {(override.path, override.field) for override in chosen}
+    wanted: dict[tuple[Path, Path], list[Override]] = {}
+    for depth, field in sorted(first.fields):
+        for override in proposals(path[:depth]):
+            if override.field == field and (override.path, field) not in settled:
+                wanted.setdefault((override.path, field), []).append(override)
+    if wanted:
+        yield from itertools.product(*wanted.values())
 
 
 def cannot_rebuild(module: str, trial: Trial[Any]) -> UnprunableModelError:

@@ -51,6 +51,32 @@ def test_finds_the_answer_among_decoys(rows):
         assert {field: found.get((path, field), 0) for field in row} == row
 
 
+@given(fields, st.integers(1, 40))
+def test_a_deep_stack_costs_one_run_a_block(row, blocks):
+    attempts = []
+    solve = puzzle({("blocks", str(number)): row for number in range(blocks)})
+
+    def attempt(chosen):
+        attempts.append(chosen)
+        return solve(chosen)
+
+    def proposals(path):
+        names = (("a",), ("b",), ("c",)) if path[1:] else ()
+        return [Override(path, field, value) for field in names for value in (1, 2)]
+
+    assert search(attempt, proposals).error is None
+    assert len(attempts) <= 2 * 27 + 8 * blocks  # 27 ways to set one block, at most 8 values each
+
+
+def test_blocks_that_need_different_fields_are_tried_one_by_one():
+    answer = {("blocks", "0"): {("a",): 1}, ("blocks", "1"): {("a",): 0, ("b",): 1}}
+
+    def proposals(path):
+        return [Override(path, field, 1) for field in (("a",), ("b",)) if path[1:]]
+
+    assert search(puzzle(answer), proposals).error is None
+
+
 def test_gives_up_with_the_first_error_or_the_run_that_was_refused():
     attempts = []
 
