@@ -49,8 +49,7 @@ def costs(compared: Certificate | Pairs, *, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlim=(0, 1.55 * max(100, *shares)), xlabel="% of the dense network")
     ax.set_xticks(np.arange(0, max(100, *shares) + 1, 25))
-    ax.set_title("What the slim network costs")
-    ax.legend(fontsize="small", loc="lower right")
+    ax.set_title("Cost of the slim network (blue) and of the dense (grey)")
     return ax
 
 

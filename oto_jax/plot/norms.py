@@ -156,8 +156,18 @@ def norm_map(
     _label_spaces(ax, sizes)
     zero = Patch(facecolor="white", edgecolor="black", label="exactly zero")
     handles = [zero, *ax.get_legend_handles_labels()[0]]
-    ax.legend(handles=handles, fontsize="small", loc="lower left", framealpha=1)
-    ax.set(xlabel=unit, title="Norms of all groups over training")
+    place = (1.0, 1.0)  # above the axes: inside, it would hide groups
+    ax.legend(
+        handles=handles,
+        fontsize="small",
+        frameon=False,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=place,
+        borderaxespad=0.2,
+    )
+    ax.set_xlabel(unit)
+    ax.set_title("Norms of all groups", loc="left")
     return ax
 
 
@@ -221,6 +231,6 @@ def _label_spaces(ax: Axes, sizes: Mapping[str, int]) -> None:
             names.append(f"{name} ({size})")
             last = middle
         top -= size
-        ax.axhline(top, color="white", linewidth=0.6)
+        ax.axhline(top, color="0.35", linewidth=0.6)
     ax.set_yticks(places, names, fontsize="small")
     ax.tick_params(axis="y", length=0)

@@ -51,8 +51,7 @@ def widths(
         write_beside(ax, f"{full} → {slim}", full, place)
     ax.set_yticks(places, [name for name, *_ in rows])
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1.28 * max(before)), xlabel=unit, title="Widths before and after")
-    ax.legend(fontsize="small", loc="best")
+    ax.set(xlim=(0, 1.28 * max(before)), xlabel=unit, title="Widths before (grey) and after")
     return ax
 
 
