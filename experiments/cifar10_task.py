@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from experiments.data import cifar10
 from experiments.data.augmentation import crop_and_flip, normalise
 from experiments.data.batches import evaluation_batches, training_batches
+from experiments.errors import OptionError
 from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
-from experiments.training.options import RunOptions
+from experiments.training.options import RunOptions, check_dtype
 from experiments.training.parallel import Parallel
 from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
 from experiments.training.task import Task
@@ -41,10 +42,17 @@ class Cifar10Options:
     dtype: str = "float32"
     sync_batch_norm: bool = False
 
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        for name in ("train_images", "test_images"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {count}")
+
     @property
-    def axis_name(self) -> str | None:
-        """The model's field of that name."""
-        return par.AXIS if self.sync_batch_norm else None
+    def model_fields(self) -> dict[str, Any]:
+        """The fields of a model that these options decide."""
+        return {"dtype": self.dtype, "axis_name": par.AXIS if self.sync_batch_norm else None}
 
 
 def cifar10_task(

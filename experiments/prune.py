@@ -26,6 +26,7 @@ from experiments.training import run_folder
 from experiments.training.finish import prune_and_compare
 from experiments.training.loop import restore
 from experiments.training.options import RunOptions, from_json
+from experiments.training.parallel import Kind
 from experiments.training.script import run_script, start
 from experiments.training.state import variables_of
 
@@ -54,7 +55,7 @@ class Config:
     workdir: Path
     out: Path | None = None
     step: int | None = None
-    parallel: Any = "pmap"
+    parallel: Kind = "pmap"
 
 
 def prune_checkpoint(config: Config) -> dict[str, Any]:

@@ -35,15 +35,17 @@ from experiments.data import imagenet
 from experiments.data.augmentation import normalise
 from experiments.data.folders import ROOT
 from experiments.data.miniature_imagenet import prepare
+from experiments.errors import OptionError
 from experiments.training import ahead_of_time
 from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
-from experiments.training.options import RunOptions
+from experiments.training.options import RunOptions, check_dtype
 from experiments.training.parallel import Parallel
 from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
 from experiments.training.script import parse, run_script, run_training
 from experiments.training.state import create_state, many_steps, train_step
 from experiments.training.task import Task, abstract_variables, find_zigs
+from experiments.widths import quarter_width
 from oto_jax.models.resnet import ResNet, ResNet50
 
 NAME = "resnet50_imagenet"
@@ -81,6 +83,11 @@ class ImageNetOptions:
     sync_batch_norm: bool = False
     prune_streams: bool = False
 
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        if self.image_size < 1:
+            raise OptionError(f"--image-size must be at least 1, not {self.image_size}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -100,11 +107,6 @@ class Config:
 
 
 MINIATURE = ROOT / "runs" / "miniature"
-QUARTER = {
-    "stem": 16,
-    "streams": (64, 128, 256, 512),
-    "inner": (((16, 16),) * 3, ((32, 32),) * 4, ((64, 64),) * 6, ((128, 128),) * 3),
-}
 SMOKE = Config(
     recipe=Recipe(
         epochs=1,
@@ -123,8 +125,8 @@ SMOKE = Config(
 def make_model(config: Config) -> ResNet:
     """The network at full width."""
     axis_name = par.AXIS if config.data.sync_batch_norm else None
-    widths: dict[str, Any] = QUARTER if config.run.smoke else {}
-    return ResNet50(dtype=config.data.dtype, axis_name=axis_name, **widths)
+    model = ResNet50(dtype=config.data.dtype, axis_name=axis_name)
+    return quarter_width(model) if config.run.smoke else model
 
 
 def make_task(config: Config, parallel: Parallel) -> Task:
@@ -152,6 +154,16 @@ def make_task(config: Config, parallel: Parallel) -> Task:
     task = abstract_task(config, normalise(jnp.asarray(examples["image"])), data.train)
     evaluate = evaluator(_prepared, validation, parallel)
     return dataclasses.replace(task, batches=batches, evaluate=evaluate)
+
+
+def reporting_input_speed(config: Config, parallel: Parallel) -> Task:
+    """As `make_task`; prints how many training images a core prepares in a second."""
+    task = make_task(config, parallel)
+    if parallel.host == 0:
+        size = config.data.image_size
+        speed = imagenet.measure_decoding(imagenet.find(config.data.data_dir), 2.0, size)
+        print(f"Input: {speed:.0f} images of {size} x {size} per second and core", flush=True)
+    return task
 
 
 def abstract_task(config: Config, images: Any, train_images: int) -> Task:
@@ -224,11 +236,11 @@ def _zeros(shapes: Any) -> Any:
 
 def main() -> None:
     """Trains, prunes, compares; or compiles for a TPU."""
-    config = parse(Config(), SMOKE)
+    config = parse(Config(), SMOKE, __doc__)
     if config.compile_only is not None:
         compile_only(config, config.compile_only)
         return
-    run_training(NAME, config, make_task)
+    run_training(NAME, config, reporting_input_speed)
 
 
 if __name__ == "__main__":

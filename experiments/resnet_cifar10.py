@@ -107,9 +107,8 @@ def published(config: Config) -> tuple[CifarResNet, dict[str, Any]]:
     folder = data_folder() / "resnet_cifar10"
     found = sorted(folder.glob(f"resnet{config.depth}-*.npz"))
     path = config.checkpoint or (found[0] if found else folder / f"resnet{config.depth}-*.npz")
-    fields = {"dtype": config.data.dtype, "axis_name": config.data.axis_name}
     try:
-        model, variables = load_cifar_resnet(path, **fields)
+        model, variables = load_cifar_resnet(path, **config.data.model_fields)
     except FileNotFoundError:
         raise MissingDataError(
             f"there is no {path}: convert resnet{config.depth}*.th of"
@@ -118,7 +117,7 @@ def published(config: Config) -> tuple[CifarResNet, dict[str, Any]]:
         ) from None
     except TorchCheckpointError as error:
         raise DamagedDataError(str(error)) from error
-    if model != MODELS[config.depth](**fields):
+    if model != MODELS[config.depth](**config.data.model_fields):
         raise DamagedDataError(f"{path} is no ResNet-{config.depth}; set --depth accordingly")
     return model, variables
 
@@ -126,8 +125,7 @@ def published(config: Config) -> tuple[CifarResNet, dict[str, Any]]:
 def make_task(config: Config, parallel: Parallel) -> Task:
     """What this script trains."""
     if config.from_scratch:
-        fields = {"dtype": config.data.dtype, "axis_name": config.data.axis_name}
-        model = MODELS[config.depth](**fields)
+        model = MODELS[config.depth](**config.data.model_fields)
         return cifar10_task(model, config.recipe, config.data, config.run, parallel)
     model, weights = published(config)
     return cifar10_task(
@@ -146,7 +144,7 @@ def evaluate_published(config: Config) -> dict[str, float]:
 
 def main() -> None:
     """Evaluates, or trains, prunes and compares."""
-    config = parse(Config(), SMOKE)
+    config = parse(Config(), SMOKE, __doc__)
     if not config.eval_only:
         run_training(f"resnet{config.depth}_cifar10", config, make_task)
         return

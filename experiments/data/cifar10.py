@@ -109,8 +109,15 @@ def read_strips(folder: Path, split: Split) -> LabelledImages:
     files = sorted(folder.glob(f"{split}_[0-9]*.webp"))
     with ThreadPoolExecutor(4) as pool:
         images = np.concatenate([np.empty((0, 32, 32, 3), np.uint8), *pool.map(_strip, files)])
-    labels = np.load(folder / f"{split}_labels.npy").astype(np.uint8)
-    return _verified(images, labels, split, folder)
+    return _verified(images, _labels(folder / f"{split}_labels.npy"), split, folder)
+
+
+def _labels(file: Path) -> np.ndarray:
+    try:
+        with file.open("rb") as opened:  # np.load would leave a damaged file open.
+            return np.asarray(np.load(opened), np.uint8)
+    except (OSError, EOFError, ValueError) as error:
+        raise DamagedDataError(f"{file} holds no labels of CIFAR-10: {error}") from error
 
 
 def _strip(file: Path) -> np.ndarray:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import tensorboardX
 import tqdm
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 
 @dataclasses.dataclass
@@ -36,9 +39,13 @@ class MetricWriter:
             return
         for name in ("metrics.jsonl", "timing.jsonl"):
             _keep_steps_up_to(self.folder / name, self.first_step)
-        self._board = tensorboardX.SummaryWriter(
-            str(self.folder / "tensorboard"), purge_step=self.first_step + 1
-        )
+        board = self.folder / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Not tensorboardX's SummaryWriter, whose thread dies on a full disk and leaves us waiting.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._board = RecordWriter(str(board / name))
+        self._write_event(file_version="brain.Event:2")
+        self._write_event(session_log=SessionLog(status=SessionLog.START), step=self.first_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Values that the computation decides."""
@@ -54,10 +61,14 @@ class MetricWriter:
         with (self.folder / name).open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+            self._write_event(summary=scalar(key, value), step=step)
+        self._board.flush()
+
+    def _write_event(self, **fields: Any) -> None:
+        self._board.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def close(self) -> None:
-        """Writes out what TensorBoard's writer still holds."""
+        """Closes TensorBoard's file."""
         if self._active:
             self._board.close()
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+import jax.numpy as jnp
+
 from experiments.errors import OptionError
 
 
@@ -64,6 +66,20 @@ class RunOptions:
                 raise OptionError(f"--{name.replace('_', '-')} must not be negative")
         if self.max_minutes is not None and self.max_minutes < 0:
             raise OptionError("--max-minutes must not be negative")
+
+
+def check_dtype(name: str) -> None:
+    """Checks that a network can compute in a type.
+
+    Raises:
+      OptionError: if it is no floating-point type.
+    """
+    try:
+        floating = jnp.issubdtype(jnp.dtype(name), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise OptionError(f"--dtype {name} is no floating-point type: float32, bfloat16, ...")
 
 
 # They decide where, when and how fast a run computes, not what.

@@ -26,6 +26,7 @@ from experiments.errors import (
     CheckpointMismatchError,
     DiskFullError,
     MissingDataError,
+    OptionError,
     RunInUseError,
 )
 from experiments.results import format_json, read_results, write_whole
@@ -56,11 +57,12 @@ def open_run(path: Path, config: Mapping[str, Any], keep: int = 2) -> Iterator[R
       keep: how many checkpoints to keep.
 
     Raises:
+      OptionError: if it cannot be a folder.
       RunInUseError: if another process has it open.
       CheckpointMismatchError: if it holds a run of another configuration.
     """
     path = path.absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    _make_folder(path)
     with _locked(path):
         _claim(path, config)
         options = ocp.CheckpointManagerOptions(
@@ -68,6 +70,15 @@ def open_run(path: Path, config: Mapping[str, Any], keep: int = 2) -> Iterator[R
         )
         with ocp.CheckpointManager(path / "checkpoints", options=options) as manager:
             yield RunFolder(path, manager)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise OptionError(
+            f"{path} cannot be a run's folder ({error.strerror}); choose another with --workdir"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -181,8 +192,13 @@ def existing_step(run: RunFolder, step: int | None) -> int:
 
 
 def read_note(run: RunFolder, step: int) -> dict[str, Any]:
-    """The note of a checkpoint."""
-    restored = run.manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
+    """The note of a checkpoint.
+
+    Raises:
+      CheckpointMismatchError: if it is damaged.
+    """
+    with _mismatches(run, step):
+        restored = run.manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
     return dict(restored["note"])
 
 
@@ -200,15 +216,23 @@ def read_state(run: RunFolder, step: int, like: TrainState) -> TrainState:
     wanted = _as_dict(like)
     shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), wanted)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-    try:
+    with _mismatches(run, step):
         restored = run.manager.restore(step, args=items)["state"]
         _check_same(restored, wanted)
-    except (ValueError, KeyError) as error:
+    return TrainState(**restored)
+
+
+@contextlib.contextmanager
+def _mismatches(run: RunFolder, step: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        older = sorted(run.manager.all_steps())[:-1]
         raise CheckpointMismatchError(
             f"the checkpoint of step {step} in {run.path} is not of this model and optimizer, or"
-            f" is damaged: {error}"
+            f" is damaged: {error}. Older ones: {older}; without the folder of this one, the same"
+            " command goes on from them"
         ) from error
-    return TrainState(**restored)
 
 
 def _check_same(found: Any, wanted: Any) -> None:
@@ -246,10 +270,23 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # TensorStore reports a full disk as a ValueError whose text holds the system's message.
-        if os.strerror(errno.ENOSPC).lower() not in str(error).lower():
+        if not is_disk_full(error):
             raise
-        raise DiskFullError(
-            f"the disk of {path} filled up while a checkpoint was written; make room and run the"
-            " same command again (the last good checkpoint is untouched)",
-        ) from error
+        raise disk_full(path) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error is the system's word that no more can be written.
+
+    TensorStore reports it as a ValueError whose text holds the system's message.
+    """
+    messages = (os.strerror(code).lower() for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return any(message in str(error).lower() for message in messages)
+
+
+def disk_full(path: Path | str) -> DiskFullError:
+    """The error that says so, and what to do."""
+    return DiskFullError(
+        f"the disk of {path} filled up, or its quota; make room and run the same command again"
+        " (the last good checkpoint is untouched)"
+    )

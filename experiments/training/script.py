@@ -19,7 +19,7 @@ from experiments.training.finish import finish
 from experiments.training.loop import train
 from experiments.training.options import RunOptions, to_json
 from experiments.training.parallel import Parallel
-from experiments.training.run_folder import open_run
+from experiments.training.run_folder import disk_full, is_disk_full, open_run
 from experiments.training.task import Task
 
 
@@ -76,13 +76,23 @@ def result_file(name: str, config: HasRun, workdir: Path) -> Path:
     return workdir / "result.json" if config.run.smoke else ROOT / "results" / f"{name}.json"
 
 
-def parse(full: Config, smoke: Config) -> Config:
+def parse(full: Config, smoke: Config, description: str | None = None) -> Config:
     """The configuration from the command line; ``--smoke`` starts from other defaults.
 
     Unknown options end the program with the nearest known ones.
+
+    Args:
+      full: the defaults.
+      smoke: the defaults with ``--smoke``.
+      description: what ``--help`` says first; default: the configuration's docstring.
     """
     default = smoke if "--smoke" in sys.argv[1:] else full
-    return tyro.cli(type(full), default=default, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(
+        type(full),
+        description=description,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
 
 def run_script(main: Callable[[], Any]) -> None:
@@ -91,6 +101,10 @@ def run_script(main: Callable[[], Any]) -> None:
         main()
     except (ExperimentError, oto_jax.OTOError) as error:
         leave(error)
+    except Exception as error:  # Whatever was being written: metrics, TensorBoard, the slim model.
+        if not is_disk_full(error):
+            raise
+        leave(disk_full(getattr(error, "filename", None) or "the run"))
 
 
 def leave(error: Exception) -> NoReturn:

@@ -105,6 +105,13 @@ def test_a_damaged_strip_is_named(tmp_path):
         cifar10.load("train", tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr': '|u1'"])
+def test_damaged_labels_are_named(tmp_path, content):
+    (tmp_path / "train_labels.npy").write_bytes(content)
+    with pytest.raises(DamagedDataError, match=r"train_labels\.npy"):
+        cifar10.load("train", tmp_path)
+
+
 def test_missing_data_says_which_commands_prepare_it(tmp_path):
     with pytest.raises(MissingDataError) as caught:
         cifar10.load("train", tmp_path)

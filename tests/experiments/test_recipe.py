@@ -12,6 +12,7 @@ from experiments import (
     vgg16_bn_cifar10,
     vgg16_cifar10,
 )
+from experiments.cifar10_task import Cifar10Options
 from experiments.errors import OptionError
 from experiments.training.ahead_of_time import count_collectives
 from experiments.training.options import RunOptions, from_json, to_json
@@ -19,21 +20,26 @@ from experiments.training.recipe import Recipe, drops
 
 # learning-rate drops, lambda, its drops, N_p, epochs, batch, epsilon of dense layers.
 PAPER = {
-    vgg16_cifar10: ((75, 150, 225), 1e-3, (), 75, 300, 64, 0.99),
-    vgg16_bn_cifar10: ((75, 150, 250), 5e-4, (), 75, 300, 64, 0.9),
-    resnet50_cifar10: ((75, 150, 225), 1e-3, (), 75, 300, 64, None),
-    resnet50_imagenet: ((30, 60, 90), 1e-3, (35, 40, 45), 30, 120, 256, None),
+    "vgg16": (vgg16_cifar10.PAPER, ((75, 150, 225), 1e-3, (), 75, 300, 64, 0.99)),
+    "vgg16_bn": (vgg16_bn_cifar10.PAPER, ((75, 150, 250), 5e-4, (), 75, 300, 64, 0.9)),
+    "resnet50_cifar10": (resnet50_cifar10.PAPER, ((75, 150, 225), 1e-3, (), 75, 300, 64, None)),
+    "resnet50_imagenet": (
+        resnet50_imagenet.Config(),
+        ((30, 60, 90), 1e-3, (35, 40, 45), 30, 120, 256, None),
+    ),
 }
+SCRIPTS = (vgg16_cifar10, vgg16_bn_cifar10, resnet50_cifar10, resnet50_imagenet, resnet_cifar10)
 
 
-@pytest.mark.parametrize("script", PAPER)
-def test_the_defaults_are_the_papers(script):
-    r = script.Config().recipe
+@pytest.mark.parametrize("row", PAPER)
+def test_the_defaults_are_the_papers(row):
+    config, paper = PAPER[row]
+    r = config.recipe
     found = (
         *(r.learning_rate_drops, r.lmbda, r.lmbda_drops, r.start_epoch),
         *(r.epochs, r.batch_size, r.dense_epsilon),
     )
-    assert found == PAPER[script]
+    assert found == paper
     assert (r.learning_rate, r.momentum, r.epsilon, r.upper_group_sparsity) == (0.1, 0, 0, 1)
     assert r.target_group_sparsity is None
 
@@ -58,18 +64,26 @@ def test_impossible_recipes_are_refused(values):
         Recipe(**values)
 
 
+@pytest.mark.parametrize(
+    "values", [{"dtype": "float33"}, {"dtype": "int32"}, {"train_images": 0}, {"test_images": -1}]
+)
+def test_impossible_data_options_are_refused(values):
+    with pytest.raises(OptionError, match="--"):
+        Cifar10Options(**values)
+
+
 @pytest.mark.parametrize("values", [{"accumulate": 0}, {"log_every": 0}, {"max_minutes": -1.0}])
 def test_impossible_options_are_refused(values):
     with pytest.raises(OptionError, match="--"):
         RunOptions(**values)
 
 
-@pytest.mark.parametrize("script", [*PAPER, resnet_cifar10])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_configuration_comes_back_from_json(script):
     config = script.SMOKE
     data = dataclasses.replace(config.data, data_dir=Path("somewhere"))
     config = dataclasses.replace(config, data=data)
-    again = from_json(script.Config(), to_json(config))
+    again = from_json(type(config)(), to_json(config))
     assert again.recipe == config.recipe
     assert again.data == config.data
     assert to_json(again) == to_json(config)

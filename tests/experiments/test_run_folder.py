@@ -14,10 +14,12 @@ from experiments.errors import (
     CheckpointMismatchError,
     DiskFullError,
     MissingDataError,
+    OptionError,
     RunInUseError,
 )
 from experiments.training import run_folder
 from experiments.training.metrics import MetricWriter, read_metrics
+from experiments.training.script import run_script
 from experiments.training.state import create_state
 
 CONFIG = {"script": "test", "recipe": {"lmbda": 1e-3}, "run": {"seed": 0}}
@@ -103,18 +105,67 @@ with run_folder.open_run(Path({folder!r}), CONFIG) as run:
 """
 
 
-def test_a_full_disk_is_named_and_harms_no_checkpoint(tmp_path, root):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a small file system here")
+    yield small
+    subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_full_disk_is_named_and_harms_no_checkpoint(small_disk, root):
+    program = FILL.format(root=str(root), folder=str(small_disk / "run"))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["DiskFullError", "3", "499500.0"], done.stderr[-3000:]
+
+
+def write_metrics_until_the_disk_is_full(folder):
+    writer = MetricWriter(folder, first_step=0)
     try:
-        program = FILL.format(root=str(root), folder=str(small / "run"))
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert done.stdout.split() == ["DiskFullError", "3", "499500.0"], done.stderr[-3000:]
+        for step in range(100_000):
+            writer.write(step, {"loss": 1.0})
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        writer.close()
+
+
+def test_a_disk_that_fills_up_with_metrics_is_one_line(small_disk):
+    """No matter where: in JSON lines or TensorBoard's file, and without waiting for ever."""
+    with pytest.raises(SystemExit, match="DiskFullError: the disk of"):
+        run_script(lambda: write_metrics_until_the_disk_is_full(small_disk))
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path):
+    (tmp_path / "run").write_text("no folder")
+    with (
+        pytest.raises(OptionError, match=r"File exists.*--workdir"),
+        run_folder.open_run(tmp_path / "run", CONFIG),
+    ):
+        pass
+
+
+def read_both(run, state):
+    run_folder.read_note(run, 3)
+    run_folder.read_state(run, 3, state)
+
+
+@pytest.mark.parametrize("part", ["state", "note"])
+def test_a_damaged_checkpoint_is_named(tmp_path, part):
+    state = state_of(1000)
+    with run_folder.open_run(tmp_path, CONFIG) as run:
+        run_folder.save(run, state, {"minutes": 0.1})
+        run_folder.finish_saving(run)
+    for file in (tmp_path / "checkpoints" / "00000003" / part).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with (
+        run_folder.open_run(tmp_path, CONFIG) as run,
+        pytest.raises(CheckpointMismatchError, match=r"step 3 .* damaged"),
+    ):
+        read_both(run, state)
 
 
 def test_no_room_is_seen_before_anything_is_written(tmp_path):
