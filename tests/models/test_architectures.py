@@ -1,9 +1,12 @@
 """The networks are the published ones: parameter counts, output shapes, widths as fields."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+import oto_jax
 from oto_jax.models.resnet import (
     CifarResNet,
     ResNet18,
@@ -36,6 +39,19 @@ PARAMETERS = [
     (VGG16, 32, 15_245_130),
     (VGG16_BN, 32, 15_253_578),
 ]
+# In millions, as printed, of one image. ImageNet: "GFLOPS" of torchvision's weights, which count
+# multiply-accumulates. ResNet-56: the repository of HRank (Lin et al., CVPR 2020). VGG16, there
+# with one hidden dense layer: table 1 of Li et al., arXiv:1608.08710.
+MACS = [
+    (ResNet18, 224, "1814"),
+    (ResNet34, 224, "3664"),
+    (ResNet50, 224, "4089"),
+    (ResNet101, 224, "7801"),
+    (ResNet152, 224, "11514"),
+    (ResNet56, 32, "125.49"),
+    (functools.partial(VGG16, hidden=(512,)), 32, "313"),
+    (functools.partial(VGG16_BN, hidden=(512,)), 32, "313"),
+]
 
 
 def shapes(model, size):
@@ -51,6 +67,32 @@ def count(params):
 def test_parameter_counts_are_the_published_ones(make, size, parameters):
     _, variables = shapes(make(), size)
     assert count(variables["params"]) == parameters
+
+
+def macs(model, size):
+    """Multiply-accumulates for one image, without weights."""
+    images, variables = shapes(model, size)
+    return oto_jax.count_macs(model.apply, variables, images) // len(images)
+
+
+@pytest.mark.parametrize(("make", "size", "millions"), MACS)
+def test_macs_are_the_published_ones(make, size, millions):
+    digits = len(millions.partition(".")[2])
+    assert f"{macs(make(), size) / 1e6:.{digits}f}" == millions
+
+
+def test_macs_of_the_cifar_resnets_grow_by_those_of_their_blocks():
+    """Twelve more 3 x 3 convolutions each time; those of 16, 32 and 64 channels cost the same."""
+    convolution = 32 * 32 * 9 * 16 * 16
+    found = [macs(make(), 32) for make in (ResNet20, ResNet32, ResNet44, ResNet56)]
+    assert [larger - found[0] for larger in found] == [n * 12 * convolution for n in range(4)]
+
+
+def test_the_stages_of_resnet50_cost_in_proportion_to_the_image():
+    """32 pixels meet them at 32, not at 224 / 4 = 56."""
+    imagenet = macs(ResNet50(), 224) - 112 * 112 * 49 * 3 * 64 - 2048 * 1000
+    cifar = macs(ResNet50_CIFAR(), 32) - 32 * 32 * 9 * 3 * 64 - 2048 * 10
+    assert cifar * 56**2 == imagenet * 32**2
 
 
 @pytest.mark.parametrize("make", [VGG16, VGG16_BN, ResNet50_CIFAR, ResNet18, ResNet20])
