@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from experiments.data.damage import named_damage
 from experiments.data.folders import data_folder, tfds_folder
 from experiments.errors import DamagedDataError, MissingDataError
 
@@ -184,15 +185,16 @@ def read_tfds(folder: Path, split: Split) -> LabelledImages:
       split: which.
 
     Raises:
-      DamagedDataError: if examples are missing.
+      DamagedDataError: if TFDS cannot read it.
     """
     import tensorflow_datasets as tfds
 
     versions = sorted(folder.glob("[0-9]*"))
     if not versions:
         raise MissingDataError(f"{folder} holds no version of cifar10 as TFDS prepares them")
-    source = tfds.builder_from_directory(versions[-1]).as_data_source(split=split)
-    examples = [source[i] for i in range(len(source))]
+    with named_damage(versions[-1]):
+        source = tfds.builder_from_directory(versions[-1]).as_data_source(split=split)
+        examples = [source[i] for i in range(len(source))]
     images = np.stack([example["image"] for example in examples])
     labels = np.asarray([example["label"] for example in examples], np.int32)
     return LabelledImages(images, labels)

@@ -26,6 +26,7 @@ import grain
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from experiments.data.damage import named_damage
 from experiments.data.folders import data_folder, tfds_folder
 from experiments.errors import DamagedDataError, MissingDataError, OptionError
 
@@ -77,12 +78,10 @@ def find(folder: Path | None = None) -> ImageNet:
     ]
     if not versions:
         raise MissingDataError(HOW_TO_PREPARE.format(places=" or ".join(map(str, places))))
-    try:
+    with named_damage(versions[0]):
         info = tfds.builder_from_directory(versions[0]).info
         splits = {name: info.splits[name].num_examples for name in ("train", "validation")}
         classes = info.features["label"].num_classes
-    except (OSError, KeyError, ValueError) as error:
-        raise DamagedDataError(f"{versions[0]} cannot be read by TFDS: {error}") from error
     return ImageNet(versions[0], splits["train"], splits["validation"], classes)
 
 
@@ -113,9 +112,10 @@ class RandomResizedCrop(grain.transforms.RandomMap):
 
     def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> Batch:
         """From an encoded example to ``image`` uint8 ``(size, size, 3)`` and ``label``."""
-        encoded = element["image"]
-        width, height = _dimensions(encoded)
-        image = decode_part(encoded, random_part(width, height, rng), self.size)
+        with _named(element):
+            width, height = _dimensions(element["image"])
+            part = random_part(width, height, rng)
+            image = decode_part(element["image"], part, self.size)
         if rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
         return {"image": image, "label": np.int32(element["label"])}
@@ -136,10 +136,11 @@ class CentreCrop(grain.transforms.Map):
         if element["image"] is None:
             image = np.zeros((self.size, self.size, 3), np.uint8)
             return {"image": image, "label": np.int32(0), "mask": np.float32(0)}
-        width, height = _dimensions(element["image"])
-        side = round(min(width, height) * 224 / 256)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = decode_part(element["image"], (left, top, side, side), self.size)
+        with _named(element):
+            width, height = _dimensions(element["image"])
+            side = round(min(width, height) * 224 / 256)
+            part = ((width - side) // 2, (height - side) // 2, side, side)
+            image = decode_part(element["image"], part, self.size)
         return {"image": image, "label": np.int32(element["label"]), "mask": np.float32(1)}
 
 
@@ -186,6 +187,16 @@ def decode_part(encoded: bytes, part: Part, size: int) -> np.ndarray:
     shrinks = min(cut.shape[:2]) >= size  # Averaging avoids aliasing where pixels get fewer.
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.cvtColor(cv2.resize(cut, (size, size), interpolation=method), cv2.COLOR_BGR2RGB)
+
+
+@contextlib.contextmanager
+def _named(element: Mapping[str, Any]) -> Iterator[None]:
+    """Puts the file's name before what is wrong with it."""
+    try:
+        yield
+    except DamagedDataError as error:
+        name = element.get("file_name", b"an image without a name")
+        raise DamagedDataError(f"{name.decode()}: {error}") from error
 
 
 def _dimensions(encoded: bytes) -> tuple[int, int]:
@@ -239,7 +250,7 @@ def training_batches(
         .random_map(RandomResizedCrop(size))
     )
     batches = examples[host::hosts].batch(batch_size // hosts)
-    yield from _read(batches[start:], workers)
+    yield from _read(data, batches[start:], workers)
 
 
 def validation_batches(
@@ -254,7 +265,7 @@ def validation_batches(
     """Every validation image exactly once; what fills up the last batch has ``mask`` 0."""
     source = _FilledUp(encoded_examples(data, "validation"), batch_size)
     examples = grain.MapDataset.source(source)[host::hosts].map(CentreCrop(size))
-    yield from _read(examples.batch(batch_size // hosts), workers)
+    yield from _read(data, examples.batch(batch_size // hosts), workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +282,7 @@ class _FilledUp:
         return self.source[index] if index < len(self.source) else {"image": None}
 
 
-def _read(batches: Any, workers: int) -> Iterator[Batch]:
+def _read(data: ImageNet, batches: Any, workers: int) -> Iterator[Batch]:
     threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
     reading = batches.to_iter_dataset(threads)
     if workers:
@@ -282,9 +293,14 @@ def _read(batches: Any, workers: int) -> Iterator[Batch]:
     else:
         _one_thread(0, 1)
     with contextlib.closing(iter(reading)) as iterator:
-        for batch in iterator:
+        while (batch := _next(data, iterator)) is not None:
             # A copy, for what workers send lies in shared memory that ends with them.
             yield {name: np.array(array) for name, array in batch.items()}
+
+
+def _next(data: ImageNet, iterator: Iterator[Batch]) -> Batch | None:
+    with named_damage(data.folder):
+        return next(iterator, None)
 
 
 def _one_thread(worker: int, workers: int) -> None:

@@ -1,6 +1,8 @@
 """The miniature ImageNet through the code that reads the full one."""
 
 import itertools
+import pathlib
+import shutil
 
 import cv2
 import numpy as np
@@ -127,11 +129,41 @@ def test_a_damaged_data_set_is_named(tmp_path):
         imagenet.find(tmp_path)
 
 
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def blacken(file):
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20_000] = bytes(20_000)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("*-train.array_record*", cut),
+        ("*-train.array_record*", blacken),
+        ("*-train.array_record*", pathlib.Path.unlink),
+        ("dataset_info.json", cut),
+        ("features.json", pathlib.Path.unlink),
+    ],
+)
+def test_a_damaged_file_is_named(miniature, tmp_path, name, damage):
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    shutil.copytree(miniature.folder, folder)
+    damage(next(folder.glob(name)))
+    with pytest.raises(DamagedDataError, match=r"5\.1\.0 is damaged"):
+        take(5, imagenet.find(tmp_path), 500, 0, 0)
+
+
 def test_a_damaged_image_is_named():
-    with pytest.raises(DamagedDataError, match="header"):
-        imagenet.RandomResizedCrop(8).random_map(
-            {"image": b"no picture", "label": 0}, np.random.default_rng(0)
-        )
+    element = {"image": b"no picture", "label": 0, "file_name": b"n01440764_1.JPEG"}
+    with pytest.raises(DamagedDataError, match=r"n01440764_1\.JPEG: .*header"):
+        imagenet.RandomResizedCrop(8).random_map(element, np.random.default_rng(0))
+    with pytest.raises(DamagedDataError, match=r"n01440764_1\.JPEG: .*header"):
+        imagenet.CentreCrop(8).map(element)
 
 
 def test_a_batch_larger_than_the_data_is_refused(miniature):
