@@ -82,7 +82,11 @@ def rebuild(
     if trial.result is None:
         trial = _probe(work) or trial
     if trial.result is None:
-        trial = search(lambda chosen: _attempt(work, chosen), lambda path: _proposals(work, path))
+        trial = search(
+            lambda chosen: _attempt(work, chosen),
+            lambda path: _proposals(work, path),
+            lambda path: work.seen[path].kind if path in work.seen else path,
+        )
     if trial.result is None:
         raise cannot_rebuild(format_path(trial.broke_at) or type(base).__name__, trial)
     slim, plan = trial.result

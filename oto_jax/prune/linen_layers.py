@@ -21,12 +21,13 @@ Fields = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A module as it was called: its fields, its parameters' shapes and its input's channels.
+    """A module as it was called: its class, fields, parameters' shapes and its input's channels.
 
     ``shapes`` are nested like the module's own parameters, as they are inside ``scan`` and
     ``vmap``: without the stacked axes.
     """
 
+    kind: type
     fields: Mapping[str, Any]
     shapes: Mapping[str, Any]
     channels: int | None
@@ -43,6 +44,7 @@ def see(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     inputs = [leaf for leaf in (*args, *kwargs.values()) if hasattr(leaf, "shape")]
     params = nn.unbox(module.variables.get("params", {}))
     return Seen(
+        kind=type(module),
         fields=module_fields(module),
         shapes=jax.tree_util.tree_map(np.shape, params),
         channels=inputs[0].shape[-1] if inputs and inputs[0].ndim else None,

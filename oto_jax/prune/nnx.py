@@ -70,7 +70,11 @@ def rebuild(model: nnx.Module, plan: Plan, call: Call) -> tuple[nnx.Module, Plan
     if plan.whole:
         return nnx.clone(model), plan
     work = Rebuilding(model, _modules(model), plan, call)
-    trial = search(lambda chosen: _attempt(work, chosen), lambda path: _proposals(work, path))
+    trial = search(
+        lambda chosen: _attempt(work, chosen),
+        lambda path: _proposals(work, path),
+        lambda path: type(work.modules[path]).__qualname__ if path in work.modules else path,
+    )
     if trial.result is None:
         raise cannot_rebuild(format_path(trial.broke_at) or type(model).__name__, trial)
     return trial.result

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from oto_jax.errors import UnprunableModelError
@@ -40,17 +39,19 @@ class Trial(Generic[Result]):
 def search(
     attempt: Callable[[tuple[Override, ...]], Trial[Result]],
     proposals: Callable[[Path], Sequence[Override]],
+    kind: Callable[[Path], Hashable],
 ) -> Trial[Result]:
     """Depth-first search for overrides under which the model runs.
 
     Where a run breaks in a module, the proposals for that module and then for those around it are
-    added, few fields before many. At first, modules whose paths differ in numbers only are taken to
-    need the same fields, and a model that runs wrongly is given up at once: so a deep stack of
-    blocks costs one run a block. Only if nothing is found that way is every module tried by itself.
+    added, few fields before many. At first, modules of one kind are taken to need the same fields,
+    a model that runs wrongly is given up at once, and so is a field that changes nothing: a deep
+    stack of blocks costs one run a block. If that finds nothing, each module is tried by itself.
 
     Args:
       attempt: runs the model with overrides.
       proposals: the overrides that may be needed at a module's path.
+      kind: of the module at a path, such as its class.
 
     Returns:
       The first trial that has a result; else the first that ran, or the one with no override.
@@ -63,7 +64,7 @@ def search(
             known[key] = attempt(chosen)
         return known[key]
 
-    trial = _explore_alike(remembered, proposals, itertools.count(1))
+    trial = _explore_alike(remembered, proposals, kind, itertools.count(1))
     return trial if trial.error is None else _explore(remembered, proposals, itertools.count(1))
 
 
@@ -89,7 +90,7 @@ def _explore(
 
 @dataclasses.dataclass(frozen=True)
 class _Mended:
-    """What mended the first module of a kind: its fields, each with the depth of its owner."""
+    """What mended the first module of a kind: its fields, and how far up their owners are."""
 
     path: Path
     fields: frozenset[tuple[int, Path]] = frozenset()
@@ -98,24 +99,26 @@ class _Mended:
 def _explore_alike(
     attempt: Callable[[tuple[Override, ...]], Trial[Result]],
     proposals: Callable[[Path], Sequence[Override]],
+    kind: Callable[[Path], Hashable],
     trials: Iterator[int],
     chosen: tuple[Override, ...] = (),
-    mended: Mapping[Path, _Mended] = types.MappingProxyType({}),
+    mended: Mapping[Hashable, _Mended] = types.MappingProxyType({}),
+    before: Trial[Result] | None = None,
 ) -> Trial[Result]:
-    """As `_explore`; what mended one module is what mends those of the same numberless path."""
+    """As `_explore`; what mended one module is what mends those of its kind."""
     trial = attempt(chosen)
-    if trial.error is None or trial.ran:
+    if trial.error is None or trial.ran or (before and _same_break(trial, before)):
         return trial
-    kind = _without_numbers(trial.broke_at)
-    first = mended.get(kind, _Mended(trial.broke_at))
-    copies = first.path != trial.broke_at
-    alike = _same_fields(trial.broke_at, first, chosen, proposals)
-    for added in alike if copies else _additions(trial.broke_at, chosen, proposals):
-        if next(trials) > 4 * _MOST_TRIALS:
+    path = trial.broke_at
+    first = mended.get(kind(path), _Mended(path))
+    copies = first.path != path
+    alike = list(_same_fields(path, first, chosen, proposals))
+    for added in alike if copies else _additions(path, chosen, proposals):
+        if len(alike) != 1 and next(trials) > _MOST_TRIALS:
             break
-        fields = first.fields | {(len(override.path), override.field) for override in added}
-        now = mended if copies else {**mended, kind: _Mended(first.path, fields)}
-        deeper = _explore_alike(attempt, proposals, trials, chosen + added, now)
+        fields = first.fields | {(len(path) - len(o.path), o.field) for o in added}
+        now = mended if copies else {**mended, kind(path): _Mended(path, fields)}
+        deeper = _explore_alike(attempt, proposals, kind, trials, chosen + added, now, trial)
         if deeper.error is None:
             return deeper
         if deeper.ran and not trial.ran:
@@ -123,8 +126,8 @@ def _explore_alike(
     return trial
 
 
-def _without_numbers(path: Path) -> Path:
-    return tuple(re.sub(r"\d+", "#", name) for name in path)
+def _same_break(one: Trial[Any], other: Trial[Any]) -> bool:
+    return one.broke_at == other.broke_at and str(one.error) == str(other.error)
 
 
 def _same_fields(
@@ -136,8 +139,8 @@ def _same_fields(
     """What sets, at a module and those around it, the fields that are not set yet."""
     settled = {(override.path, override.field) for override in chosen}
     wanted: dict[tuple[Path, Path], list[Override]] = {}
-    for depth, field in sorted(first.fields):
-        for override in proposals(path[:depth]):
+    for up, field in sorted(first.fields):
+        for override in proposals(path[: max(0, len(path) - up)]):
             if override.field == field and (override.path, field) not in settled:
                 wanted.setdefault((override.path, field), []).append(override)
     if wanted:
