@@ -92,7 +92,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         name = f"latency at batch {size}"
         rows.append(_row(name, "{:.2f} ms", milliseconds, slim["latency_ms"][size]))
     worst = f"{results['worst_relative_difference']:.1e}"
-    return f"{_align(rows)}\n\nWorst difference of an output: {worst} of the largest."
+    return f"{align(rows)}\n\nWorst difference of an output: {worst} of the largest."
 
 
 def _row(
@@ -102,7 +102,8 @@ def _row(
     return name, form.format(dense), form.format(slim), share
 
 
-def _align(rows: list[tuple[str, ...]]) -> str:
+def align(rows: list[tuple[str, ...]]) -> str:
+    """Rows of equal length as a Markdown table; the first row heads it, numbers stand right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
     lines = ["| " + " | ".join(_pad(row, widths)) + " |" for row in rows]

@@ -1,14 +1,11 @@
-"""The README's example runs as written, and its table is the one of the result file."""
+"""The README's example runs as written, and its links lead somewhere."""
 
-import json
 import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
-
-from experiments.comparison import format_table
 
 pytestmark = pytest.mark.xdist_group("readme")  # Its set-up is costly: one worker.
 
@@ -47,23 +44,6 @@ def test_example_keeps_what_the_text_promises(example_output):
 def test_example_is_short():
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in example.splitlines() if line.strip()]) <= 24
-
-
-def test_table_comes_from_the_result_file():
-    """From the committed file, for running the demo writes that file anew."""
-    shown = re.search(r"<!-- table: (\S+) -->\n(.*?)\n<!-- /table -->", README, re.DOTALL)
-    assert shown is not None
-    assert shown[2].strip() == format_table(json.loads(committed(shown[1])))
-
-
-def committed(path: str) -> str:
-    """A file as the last commit has it."""
-    done = subprocess.run(
-        ["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"{path} is not in a commit: {done.stderr.strip()}")
-    return done.stdout
 
 
 def test_links_lead_to_files():

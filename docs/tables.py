@@ -1,0 +1,128 @@
+"""The tables in README.md and docs/, written from the result files.
+
+``python docs/tables.py`` rewrites what stands between ``<!-- table: results/NAME.json -->`` and
+``<!-- /table -->``; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments.comparison import align, format_table
+from experiments.results import write_whole
+
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(\n?<!-- /table -->)", re.DOTALL)
+
+
+def optimizer(results: Mapping[str, Any]) -> str:
+    """Updates beside AdamW's, steps beside SGD's."""
+    heads = ("milliseconds", "ratio", "middle half of the rounds", "temporary memory")
+    parts = []
+    for title, key in (("update and apply", "updates"), ("training step", "steps")):
+        rows: list[tuple[str, ...]] = [(title, *heads)]
+        for name, row in results[key].items():
+            low, high = row["ratio_quartiles"]
+            rows.append(
+                (
+                    name,
+                    f"{row['median_ms']:.1f}",
+                    f"{row['ratio']:.2f}",
+                    f"{low:.2f} - {high:.2f}",
+                    f"{row['temporary_mb']:.1f} MB",
+                )
+            )
+        parts.append(align(rows))
+    return "\n\n".join(parts) + "\n\n" + _run_on(results)
+
+
+def target_mode(results: Mapping[str, Any]) -> str:
+    """Mean accuracy and cross-entropy over the seeds, by way and share kept."""
+    cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        cells.setdefault((row["way"], row["kept"]), []).append(row)
+    shares = [kept for kept in sorted({kept for _, kept in cells}) if kept < 1]
+    rows: list[tuple[str, ...]] = [("way", *(f"{kept:.0%} of the MACs" for kept in shares))]
+    for way in dict.fromkeys(way for way, _ in cells):
+        if way != "dense":
+            rows.append((way, *(_mean(cells.get((way, kept), [])) for kept in shares)))
+    full = _mean(cells[("dense", 1.0)])
+    return f"{align(rows)}\n\nDense: {full}. {_run_on(results)}"
+
+
+def _mean(rows: list[Mapping[str, Any]]) -> str:
+    """Mean accuracy, its range, mean cross-entropy."""
+    if not rows:
+        return ""
+    found = [100 * row["accuracy"] for row in rows]
+    loss = statistics.mean(row["cross_entropy"] for row in rows)
+    return f"{statistics.mean(found):.2f} % ({min(found):.1f} - {max(found):.1f}), {loss:.3f}"
+
+
+def discovery(results: Mapping[str, Any]) -> str:
+    """Seconds of discovery, and of tracing alone."""
+    rows: list[tuple[str, ...]] = [("model", "`jax.make_jaxpr`", "`find_zigs`", "ratio")]
+    for name, row in results.items():
+        if isinstance(row, dict) and "ratio" in row and "make_jaxpr_s" in row:
+            seconds = f"{row['make_jaxpr_s']:.2f} s", f"{row['find_zigs_s']:.2f} s"
+            rows.append((name, *seconds, f"{row['ratio']:.2f}"))
+    llama = results["LLaMA-7B"]
+    rows.append(("LLaMA-7B's shapes", "", f"{llama['find_zigs_s']:.2f} s", ""))
+    deep = results["64 layers against 32"]["ratio"]
+    return f"{align(rows)}\n\n64 layers take {deep:.2f} times as long as 32. {_run_on(results)}"
+
+
+def _run_on(results: Mapping[str, Any]) -> str:
+    hardware = results["hardware"]
+    where = f"{hardware['processor']}, {hardware['cores']} cores, {hardware['devices']}"
+    return f"(`{results['command']}`, {where}, jax {results['versions']['jax']}.)"
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "digits": format_table,
+    "discovery": discovery,
+    "optimizer": optimizer,
+    "target_mode": target_mode,
+}
+
+
+def filled(text: str, read: Callable[[str], str]) -> str:
+    """A page with its tables written anew.
+
+    Args:
+      text: the page.
+      read: from the path of a result file, relative to the repository, to its text.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        table = TABLES[Path(match[2]).stem](json.loads(read(match[2])))
+        return match[1] + table + match[4]
+
+    return BLOCK.sub(fill, text)
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main() -> None:
+    """Rewrites the pages whose tables are not those of the result files."""
+    for page in pages():
+        text = page.read_text()
+        new = filled(text, lambda name: (ROOT / name).read_text())
+        if new != text:
+            write_whole(page, new)
+            print(f"wrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
