@@ -106,8 +106,8 @@ def tpu(topology: str, kind: Kind) -> Parallel:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # libtpu reports every failure as another kind of error.
         raise CompileOnlyError(
-            f"no compiler for the topology {topology!r}: {error}\nInstall libtpu with"
-            " pip install 'oto_jax[tpu]'; topologies are written as v5e:2x4, v4:2x2x2"
+            f"no compiler for the topology {topology!r}; install libtpu with pip install"
+            f" 'oto_jax[tpu]' (topologies are written as v5e:2x4, v4:2x2x2): {error}"
         ) from error
     return Parallel(kind, Mesh(np.asarray(described.devices), (AXIS,)))
 

@@ -58,11 +58,12 @@ def test_eight_devices_train_as_one_under_pmap_and_on_a_mesh():
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize("kind", ["pmap", "mesh"])
+def test_two_processes_train_as_one(tmp_path, kind):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--epochs", 1, "--start-epoch", 0, "--log-every", 5, "--parallel", "mesh"]
+    options = ["--epochs", 1, "--start-epoch", 0, "--log-every", 5, "--parallel", kind]
     alone = run(HERE / "digits_run.py", *options, "--workdir", tmp_path / "alone")
     hosts = [
         run(

@@ -4,7 +4,9 @@ import json
 import random
 import signal
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments.training.metrics import read_metrics
@@ -54,6 +56,61 @@ def test_a_killed_run_arrives_bitwise_where_it_would_have(tmp_path, cache, unint
 def test_five_of_five_killed_runs_arrive(tmp_path, cache, uninterrupted, attempt):
     killed_and_resumed(tmp_path, cache, random.Random(attempt).randrange(1, 30))
     assert_same(tmp_path, uninterrupted)
+
+
+SCRIPT = (
+    *("--smoke", "--train-images", 128, "--test-images", 100),
+    *("--log-every", 1, "--checkpoint-every", 3),
+)
+
+
+@pytest.fixture(scope="module")
+def script(root):
+    return root / "experiments" / "vgg16_bn_cifar10.py"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_script(tmp_path_factory, shared_data, cache, script):
+    folder = tmp_path_factory.mktemp("uninterrupted_script")
+    outcome(launch(*SCRIPT, "--workdir", folder, cache=cache, script=script))
+    assert read_metrics(folder)[-2]["sparsity"] == pytest.approx(0.5, abs=0.01)
+    return folder
+
+
+def final_state(folder):
+    """Parameters, batch statistics and optimizer state of the last checkpoint, by path."""
+    last = max((folder / "checkpoints").iterdir()) / "state"
+    state = ocp.StandardCheckpointer().restore(last)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(5))
+def test_five_of_five_killed_scripts_arrive(
+    tmp_path, cache, script, uninterrupted_script, attempt
+):
+    """The same of a script as users run it: metrics, final state, and the pruned network."""
+    options = (*SCRIPT, "--workdir", tmp_path)
+    run = launch(*options, cache=cache, script=script)
+    wait_for_step(run, tmp_path, random.Random(attempt).randrange(1, 12))
+    kill(run)
+    assert not (tmp_path / "result.json").exists()
+    outcome(launch(*options, cache=cache, script=script))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (
+        uninterrupted_script / "metrics.jsonl"
+    ).read_bytes()
+    found, wanted = final_state(tmp_path), final_state(uninterrupted_script)
+    assert found.keys() == wanted.keys()
+    assert all(found[path].tobytes() == wanted[path].tobytes() for path in wanted)
+    results, expected = (
+        json.loads((folder / "result.json").read_text())
+        for folder in (tmp_path, uninterrupted_script)
+    )
+    for name in ("test", "slim_test", "parameters", "macs", "groups", "steps"):
+        assert results[name] == expected[name]
 
 
 def test_sigterm_saves_and_leaves_cleanly(tmp_path, cache, uninterrupted):

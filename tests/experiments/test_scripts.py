@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -31,7 +32,10 @@ def last_line(done):
 @pytest.mark.slow
 @pytest.mark.parametrize("script", TRAINING)
 def test_smoke_runs_the_whole_path(root, shared_data, tmp_path, script):
-    figures = last_line(run(root, script, "--smoke", "--workdir", tmp_path))
+    done = run(root, script, "--smoke", "--workdir", tmp_path)
+    figures = last_line(done)
+    if script == "resnet50_imagenet":
+        assert re.search(r"Input: \d+ images of 64 x 64 per second and core", done.stdout)
     rows = [row for row in read_metrics(tmp_path) if "sparsity" in row]
     assert rows[-1]["sparsity"] > rows[0]["sparsity"]
     if script != "resnet_cifar10":  # That one starts from trained weights.
@@ -70,6 +74,7 @@ def test_the_published_resnet20_classifies(root, shared_data):
         ("resnet_cifar10", ("--eval-only", "--checkpoint", "nowhere.npz"), "nowhere.npz"),
         ("vgg16_cifar10", ("--data-dir", "nowhere"), "MissingDataError: CIFAR-10 was not found"),
         ("prune", ("--workdir", "nowhere"), "holds no run"),
+        ("resnet50_imagenet", ("--compile-only", "v0:1x1"), "CompileOnlyError: no compiler for"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(root, script, arguments, message):
