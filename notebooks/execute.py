@@ -10,7 +10,9 @@ A notebook whose output holds an error, a warning or a path of this machine is n
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib.util
+import io
 import json
 import os
 import re
@@ -23,6 +25,7 @@ import jupytext
 import matplotlib.font_manager
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -64,7 +67,18 @@ def execute(source: Path, reduced: bool) -> nbformat.NotebookNode:
     client.execute(env=environment)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # drawn at random otherwise, and a change in every run
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
     return notebook
+
+
+def smaller(picture: str) -> str:
+    """A picture in base64 as PNG with at most 256 colours, which plots hardly need more of."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    content = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def problems(notebook: nbformat.NotebookNode) -> Iterator[str]:
