@@ -21,10 +21,10 @@ from oto_jax.errors import OTOError, UntraceableError, ZIGMismatchError
 from oto_jax.prune.narrow_params import narrow_params
 from oto_jax.prune.plan import Plan, make_plan
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.survivors import Survivors
+from oto_jax.prune.survivors import Kept, Survivors
 from oto_jax.zigs import dims as d
 from oto_jax.zigs.call import Call
-from oto_jax.zigs.partition import ZIGs, format_path, key_path
+from oto_jax.zigs.partition import Path, Run, ZIGs, format_path, key_path
 from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
 from oto_jax.zigs.rules.control import scan_counts
 from oto_jax.zigs.rules.randomness import DRAWS
@@ -46,7 +46,8 @@ def narrow(
       ``(narrow_fn, narrow_variables)``. ``narrow_fn(narrow_variables, *args, **kwargs)`` equals
       ``fn(variables, *args, **kwargs)`` up to rounding, at any batch size and sequence length, and
       works inside ``jit``, ``grad``, ``vmap`` and the like. Keyword arguments and Python scalars
-      are static.
+      are static. Of a space that is zero throughout nothing stays: its arrays have an axis of
+      length 0, and the branch that it was is not computed.
 
     Raises:
       NonFiniteParametersError: if a parameter holds NaN or infinity.
@@ -65,12 +66,13 @@ def narrow(
       >>> slim_params["a"].shape, slim_f(slim_params, jnp.ones((5, 2))).shape
       ((2, 2), (5, 4))
     """
-    plan = make_plan(variables, zigs, round_to=round_to)
-    return narrow_function(fn, plan), slice_variables(variables, plan)
+    plan = make_plan(variables, zigs, round_to=round_to, keep_one=False)
+    return narrow_function(fn, plan, zigs), slice_variables(variables, plan)
 
 
-def narrow_function(fn: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
-    """``fn`` for variables cut along ``plan``."""
+def narrow_function(fn: Callable[..., Any], plan: Plan, zigs: ZIGs) -> Callable[..., Any]:
+    """``fn`` for variables cut along ``plan``, which is one for ``zigs``."""
+    gone = _gone(plan, zigs)
 
     def narrow_fn(variables: Any, *args: Any, **kwargs: Any) -> Any:
         call = Call.of(*args, **kwargs)
@@ -89,11 +91,24 @@ def narrow_function(fn: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
             for row, leaf in zip(rows, leaves, strict=True)
         ]
         avals += call.arrays()
-        kept = [{axis: cut.positions for axis, cut in row.cuts} for row in rows]
+        kept = [
+            {axis: Kept(cut.positions, gone.get((row.path, axis), ())) for axis, cut in row.cuts}
+            for row in rows
+        ]
         kept += [{} for _ in inputs]
         return call_narrow(flat, avals, kept, [*leaves, *inputs])
 
     return narrow_fn
+
+
+def _gone(plan: Plan, zigs: ZIGs) -> dict[tuple[Path, int], tuple[Run, ...]]:
+    """By path and axis, where spaces of which nothing stays lie."""
+    found: dict[tuple[Path, int], tuple[Run, ...]] = {}
+    for space, row in zip(zigs.spaces, plan.spaces, strict=True):
+        for member in space.axes if not row.units.count else ():
+            key = (member.path, member.axis)
+            found[key] = found.get(key, ()) + member.runs
+    return found
 
 
 def _rows(plan: Plan, variables: Any) -> list[Any]:
@@ -121,7 +136,7 @@ def _array_leaves(tree: Any) -> list[Any]:
 def call_narrow(
     fn: Callable[..., Any],
     avals: Sequence[Any],
-    kept: Sequence[dict[int, np.ndarray]],
+    kept: Sequence[dict[int, Kept]],
     arrays: Sequence[Any],
 ) -> Any:
     """Evaluate ``fn``, traced on full ``avals``, on arrays of which only ``kept`` is there."""
@@ -130,8 +145,8 @@ def call_narrow(
     body = open_jaxpr(closed.jaxpr, closed.consts, values)
     survivors = Survivors()
     for number, (value, cuts) in enumerate(zip(values, kept, strict=True)):
-        for axis, positions in cuts.items():
-            survivors.assign(value.dims[axis], positions, f"argument {number}, axis {axis}")
+        for axis, stays in cuts.items():
+            survivors.assign(value.dims[axis], stays, f"argument {number}, axis {axis}")
     outs = Evaluator(survivors).run(body, arrays)
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), outs)
 
@@ -160,10 +175,23 @@ class Evaluator:
     def run_in(self, env: dict[Value, Any], body: Body, arrays: Sequence[Any]) -> list[Any]:
         env.update(zip(body.ins, arrays, strict=True))
         for node in body.nodes:
-            ins = [self.read(env, value) for value in node.ins]
-            outs = _RULES.get(node.name, _bind)(self, node, ins)
+            outs = self._empty(node)
+            if outs is None:
+                ins = [self.read(env, value) for value in node.ins]
+                outs = _RULES.get(node.name, _bind)(self, node, ins)
             env.update(zip(node.outs, outs, strict=True))
         return [self.read(env, value) for value in body.outs]
+
+    def _empty(self, node: Node) -> list[Any] | None:
+        """The results of an equation of which nothing stays; None where something does."""
+        shapes = [self.survivors.shape(value) for value in node.outs]
+        if not shapes or node.eqn.effects or not all(0 in shape for shape in shapes):
+            return None
+        if any(jnp.issubdtype(value.dtype, jax.dtypes.extended) for value in node.outs):
+            return None
+        return [
+            jnp.zeros(shape, value.dtype) for shape, value in zip(shapes, node.outs, strict=True)
+        ]
 
     def read(self, env: dict[Value, Any], value: Value) -> Any:
         """The narrow array of a value; a constant is cut where it meets cut axes."""
@@ -330,14 +358,18 @@ def _as_function(node: Node) -> Callable[..., list[Any]]:
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
 
 
-def _inputs(run: Evaluator, node: Node) -> tuple[list[Any], list[dict[int, np.ndarray]]]:
+def _inputs(run: Evaluator, node: Node) -> tuple[list[Any], list[dict[int, Kept]]]:
     avals = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in node.ins]
     return avals, [_cuts(run, value) for value in node.ins]
 
 
-def _cuts(run: Evaluator, value: Value) -> dict[int, np.ndarray]:
-    found = ((axis, run.survivors.positions(dim)) for axis, dim in enumerate(value.dims))
-    return {axis: kept for axis, kept in found if kept is not None}
+def _cuts(run: Evaluator, value: Value) -> dict[int, Kept]:
+    found = {}
+    for axis, dim in enumerate(value.dims):
+        positions = run.survivors.positions(dim)
+        if positions is not None:
+            found[axis] = Kept(positions, run.survivors.gone(dim))
+    return found
 
 
 def _is_smooth(aval: Any) -> bool:

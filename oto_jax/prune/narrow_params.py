@@ -77,7 +77,7 @@ def _conv(node: Node, survivors: Survivors) -> Params:
     spec = node.params["dimension_numbers"]
     features = survivors.count(node.ins[0].dims[spec.lhs_spec[1]])
     inner = survivors.count(node.ins[1].dims[spec.rhs_spec[1]])
-    return {"feature_group_count": features // inner}
+    return {"feature_group_count": features // inner if inner else 1}
 
 
 def _slice_sizes(node: Node, survivors: Survivors) -> Params:

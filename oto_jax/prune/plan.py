@@ -148,7 +148,9 @@ class Plan:
         rows = [f"Plan: {self.kept_groups.size} of {self._groups} groups stay"]
         width = max((len(space.name) for space in self.spaces), default=0)
         for space in self.spaces:
-            note = "  (all zero: one stays)" if space.emptied else ""
+            note = ""
+            if space.emptied:
+                note = f"  (all zero{': one stays' if space.units.count else ''})"
             rows.append(
                 f"  {space.name:{width}}  {space.units.size:>6} -> {space.units.count}{note}"
             )
@@ -217,7 +219,7 @@ def _override_from_json(entry: Mapping[str, Any]) -> Override:
     )
 
 
-def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1) -> Plan:
+def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1, keep_one: bool = True) -> Plan:
     """Reads which groups are zero and plans to cut them.
 
     A unit goes when its slice is bitwise zero (either sign) in every member of its space. Each
@@ -228,6 +230,8 @@ def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1) -> Plan:
       variables: the pytree of arrays that ``zigs`` was found on.
       zigs: the groups.
       round_to: what the kept widths have to be a multiple of, such as 8 or 128.
+      keep_one: whether a space that is zero throughout keeps a unit, as Flax's layers need it;
+        otherwise nothing of it stays, and `narrow` drops the whole branch.
 
     Returns:
       The plan. Its `Plan.form` is ``"arrays"``: no model is rebuilt yet.
@@ -254,11 +258,14 @@ def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1) -> Plan:
             "there is nothing to prune: the ZIGs hold no group; zigs.blocked says for each axis why"
         )
     alive = nonzero_units(variables, zigs)
+    emptied = frozenset(name for name, units in alive.items() if not units.any())
+    dropped = frozenset() if keep_one else emptied
     kept = {
         space.name: kept_units(np.flatnonzero(alive[space.name]), space.size, round_to)
         for space in zigs.spaces
+        if space.name not in dropped
     }
-    emptied = frozenset(name for name, units in alive.items() if not units.any())
+    kept |= {name: np.arange(0) for name in dropped}
     return plan_of_units(variables, zigs, kept, emptied)
 
 

@@ -19,7 +19,7 @@ from jax.extend import core as jex
 
 from oto_jax.prune.narrow_params import narrow_params
 from oto_jax.prune.plan import Plan
-from oto_jax.prune.survivors import Survivors
+from oto_jax.prune.survivors import Kept, Survivors
 from oto_jax.zigs import dims as d
 from oto_jax.zigs.partition import key_path
 from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
@@ -78,7 +78,7 @@ def _cut_program(
     paths = [key_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
     for path, value in zip(paths, values, strict=False):
         for axis, cut in plan.by_path[path].cuts:
-            survivors.assign(value.dims[axis], cut.positions, "/".join(path))
+            survivors.assign(value.dims[axis], Kept(cut.positions), "/".join(path))
     return body, survivors
 
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 from oto_jax.errors import ZIGMismatchError
 from oto_jax.zigs import dims as d
 from oto_jax.zigs.dims import Atom, Dim
+from oto_jax.zigs.partition import Run
 from oto_jax.zigs.program import Value
+
+
+class Kept(NamedTuple):
+    """What stays of an axis.
+
+    Attributes:
+      positions: ascending.
+      gone: where spaces of which nothing stays lie along it. An axis of heads times dimensions of
+        which nothing stays does not tell by itself which of the two is gone.
+    """
+
+    positions: np.ndarray
+    gone: tuple[Run, ...] = ()
 
 
 class Survivors:
@@ -17,8 +34,8 @@ class Survivors:
         self._units: dict[Atom, np.ndarray] = {}
         self._positions: dict[Dim, np.ndarray | None] = {}
 
-    def assign(self, dim: Dim, kept: np.ndarray, name: str) -> None:
-        """Say that along ``dim`` the ascending positions ``kept`` stay.
+    def assign(self, dim: Dim, kept: Kept, name: str) -> None:
+        """Say what stays along ``dim``.
 
         Raises:
           ZIGMismatchError: if those positions are not whole units of the dimension's atoms, or
@@ -26,19 +43,26 @@ class Survivors:
         """
         self._positions.clear()
         mask = np.zeros(dim.size, bool)
-        mask[kept] = True
+        mask[kept.positions] = True
         for atom, run in d.runs(dim):
             alive = np.zeros(atom.size, bool)
             units, stays = run.unit_numbers().ravel(), mask[run.positions().ravel()]
+            if not stays.any() and not (_is_alone(run) or run in kept.gone):
+                continue
             alive[units[stays]] = True
             known = self._units.get(atom)
             # Two factors of one axis each see the other's cut as a partial one; both may shrink.
             self._units[atom] = alive if known is None else known & alive
-        if not np.array_equal(self.kept(dim), kept):
+        if not np.array_equal(self.kept(dim), kept.positions):
             raise ZIGMismatchError(
                 f"{name}: what is kept does not follow the structure of this program; narrow the"
                 " function that the ZIGs were found with"
             )
+
+    def gone(self, dim: Dim) -> tuple[Run, ...]:
+        """Where atoms of which nothing stays lie along ``dim``."""
+        units = ((run, self._units.get(atom)) for atom, run in d.runs(dim))
+        return tuple(run for run, alive in units if alive is not None and not alive.any())
 
     def positions(self, dim: Dim) -> np.ndarray | None:
         """The surviving positions, ascending; None when all survive."""
@@ -81,3 +105,8 @@ class Survivors:
     def is_cut(self, value: Value) -> bool:
         """Whether any axis of a value is narrower."""
         return any(self.positions(dim) is not None for dim in value.dims)
+
+
+def _is_alone(run: Run) -> bool:
+    """Whether each unit is one position: no other factor shares the run's part of the axis."""
+    return math.prod(run.shape) == run.units

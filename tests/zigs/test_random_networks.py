@@ -20,7 +20,7 @@ def test_narrowed_equals_masked(network: Network, narrow_only: bool, attention: 
         zigs = oto_jax.find_zigs(network, params, x, narrow_only=narrow_only, attention=attention)
         if not zigs.num_groups:
             return
-        masked = jax.tree.map(jnp.asarray, zero_half(params, zigs, seed))
+        masked = jax.tree.map(jnp.asarray, zero_half(params, zigs, seed, whole=0.2))
         slim_fn, slim = narrow(network, masked, zigs)
         expected = jax.jit(network)(masked, x)
         found = jax.jit(slim_fn)(slim, x)

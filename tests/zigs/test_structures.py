@@ -17,10 +17,11 @@ def random_params(shapes, seed):
     return {name: rng.normal(size=shape) + 0.1 for name, shape in shapes.items()}
 
 
-def zero_half(params, zigs, seed=0):
-    """Half of each space's groups made zero, at least one left."""
+def zero_half(params, zigs, seed=0, whole=0.0):
+    """Half of each space's groups made zero, at least one left; all of a share of the spaces."""
     rng = np.random.default_rng(seed)
-    dead = [s.start + rng.permutation(s.size)[: max(1, s.size // 2)] for s in zigs.spaces]
+    count = lambda s: s.size if rng.random() < whole else max(1, s.size // 2)  # noqa: E731
+    dead = [s.start + rng.permutation(s.size)[: count(s)] for s in zigs.spaces]
     gone = np.concatenate([np.array([], int), *dead])
     return jax.tree.map(lambda p, k: np.where(np.isin(k, gone), 0.0, p), params, zigs.masks)
 
@@ -47,6 +48,27 @@ def test_narrowed_equals_masked(name):
         bound = 1e-2 if "bfloat16" in name else 1e-12
         assert worst_difference(expected, slim_fn(slim, *inputs)) <= bound
         assert sum(a.size for a in slim.values()) < sum(a.size for a in params.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(n for n, s in STRUCTURES.items() if s.sizes))
+def test_of_a_space_that_is_all_zero_nothing_stays(name):
+    s = STRUCTURES[name]
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(3)
+        inputs = [jnp.asarray(rng.normal(size=shape)) for shape in s.inputs]
+        params = random_params(s.shapes, 5)
+        zigs = oto_jax.find_zigs(s.fn, params, *inputs, **s.options)
+        for space in zigs.spaces:
+            dead = jax.tree.map(lambda k, space=space: np.isin(k, space.groups), zigs.masks)
+            masked = jax.tree.map(lambda p, d: np.where(d, 0.0, p), params, dead)
+            slim_fn, slim = narrow(s.fn, masked, zigs)
+            for member in space.members:
+                name, axis = member.path[-1], member.axis
+                assert slim[name].shape[axis] < params[name].shape[axis]
+            expected = s.fn(jax.tree.map(jnp.asarray, masked), *inputs)
+            bound = 1e-2 if "bfloat16" in name else 1e-12
+            assert worst_difference(expected, slim_fn(slim, *inputs)) <= bound, space.name
 
 
 @pytest.mark.parametrize("name", sorted(n for n, s in STRUCTURES.items() if s.sizes))
