@@ -3,6 +3,7 @@
 #   make test    the test suite
 #   make lint    style and types          make docs    the documentation, into docs/_build
 #   make bench   the benchmarks           make clean   remove what was made, .venv included
+#   make notebooks   run the notebooks and keep their outputs (a quarter of an hour)
 
 SHELL := /bin/bash
 VENV := .venv
@@ -14,7 +15,7 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadgroup
 CANDIDATES := python3.11 python3.12 python3.13 python3 python
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: demo test test-all lint format docs bench pins clean
+.PHONY: demo test test-all lint format docs notebooks bench pins clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)
@@ -37,6 +38,9 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+notebooks: $(READY) $(WEIGHTS)
+	$(BIN)/python notebooks/execute.py
 
 bench: $(READY)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

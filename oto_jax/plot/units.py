@@ -109,10 +109,12 @@ def transformer(
         raise PlotError(f"{len(axes)} axes were given; two are needed, for heads and for units")
     left = units(plan, heads, ax=axes[0], title="Attention heads kept")
     right = units(plan, feed_forward, ax=axes[1], title="Feed-forward units kept")
-    for ax, what in ((left, "head"), (right, "unit")):
-        names = [label.get_text() for label in ax.get_yticklabels()]
-        ax.set_yticks(ax.get_yticks(), _shortened(names), fontsize="small")
-        ax.set_xlabel(what)
+    names = [_shortened([label.get_text() for label in ax.get_yticklabels()]) for ax in axes]
+    left.set_yticks(left.get_yticks(), names[0], fontsize="small")
+    # The same layers stand at the left already.
+    right.set_yticks(right.get_yticks(), names[1] if names[1] != names[0] else [""] * len(names[1]))
+    left.set_xlabel("head")
+    right.set_xlabel("unit")
     return left, right
 
 
