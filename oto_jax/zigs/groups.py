@@ -20,8 +20,8 @@ from oto_jax.zigs.partition import (
     format_path,
 )
 from oto_jax.zigs.program import Body, Value
+from oto_jax.zigs.proof.prove import prove
 from oto_jax.zigs.roles import Axis, Roles, find_roles
-from oto_jax.zigs.zeros import prove
 
 Attention = Literal["heads", "head_dim"]
 BY_NARROW = "; exact through oto_jax.narrow: find_zigs(..., narrow_only=True)"

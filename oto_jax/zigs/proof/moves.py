@@ -1,0 +1,181 @@
+"""Primitives that move positions, or pick some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from oto_jax.zigs import states as st
+from oto_jax.zigs.dims import Atom
+from oto_jax.zigs.program import Node
+from oto_jax.zigs.proof.prover import Prover, Rule
+from oto_jax.zigs.rules import indexing, shapes
+from oto_jax.zigs.states import INFINITE, UNKNOWN, State
+
+AxisMap = Callable[[Node], list[tuple[int, int, int, int]]]
+"""(operand, its axis, result, its axis) for every axis that passes through."""
+
+
+def moved(axis_map: AxisMap, combine: bool = False) -> Callable[[Prover, Node], None]:
+    """Carry states along an axis map; where several operands feed one axis, join them."""
+
+    def rule(p: Prover, node: Node) -> None:
+        found: dict[tuple[int, int, Atom], State] = {}
+        for operand, axis, result, to in axis_map(node):
+            value, out = node.ins[operand], node.outs[result]
+            mine = set(p.atoms(value.dims[axis]))
+            for atom in p.atoms(out.dims[to]):
+                if atom in mine:
+                    state = p.state(value, axis, atom)
+                    key = (result, to, atom)
+                    found[key] = st.join(found[key], state) if key in found else state
+        for (result, to, atom), state in found.items():
+            p.set(node.outs[result], to, atom, state)
+        uniform = {p.uniform_state(value) for value in node.ins[: 1 if not combine else None]}
+        if len(uniform) == 1 and isinstance(only := uniform.pop(), float):
+            for out in node.outs:
+                p.uniform[out] = only
+        if node.ins and node.ins[0] in p.sums:
+            for out in node.outs:
+                p.sums[out] = p.sums[node.ins[0]]
+
+    return rule
+
+
+def _same_axes(node: Node) -> list[tuple[int, int, int, int]]:
+    return [
+        (0, axis, result, axis)
+        for result in range(len(node.outs))
+        for axis in range(len(node.ins[0].shape))
+    ]
+
+
+def _own_axes(node: Node) -> list[tuple[int, int, int, int]]:
+    """Operand k becomes result k."""
+    return [(k, axis, k, axis) for k in range(len(node.outs)) for axis in range(rank_of(node, k))]
+
+
+def rank_of(node: Node, operand: int) -> int:
+    """The rank of an operand."""
+    return len(node.ins[operand].shape)
+
+
+def _all_same_axes(node: Node) -> list[tuple[int, int, int, int]]:
+    return [(k, axis, 0, axis) for k in range(len(node.ins)) for axis in range(rank_of(node, k))]
+
+
+def _transpose(node: Node) -> list[tuple[int, int, int, int]]:
+    return [(0, axis, 0, to) for to, axis in enumerate(node.params["permutation"])]
+
+
+def _reshape(node: Node) -> list[tuple[int, int, int, int]]:
+    before, after = node.ins[0].shape, node.outs[0].shape
+    if 0 in after:
+        return []
+    return [
+        (0, i, 0, j)
+        for ins, outs in shapes.reshape_blocks(before, after)
+        for i in ins
+        for j in outs
+    ]
+
+
+def _broadcast_in_dim(node: Node) -> list[tuple[int, int, int, int]]:
+    pairs = enumerate(node.params["broadcast_dimensions"])
+    return [(0, i, 0, j) for i, j in pairs if node.ins[0].shape[i] == node.outs[0].shape[j]]
+
+
+def _squeeze(node: Node) -> list[tuple[int, int, int, int]]:
+    rank = rank_of(node, 0)
+    dropped = {i % rank for i in node.params["dimensions"]}
+    kept = [i for i in range(rank) if i not in dropped]
+    return [(0, i, 0, j) for j, i in enumerate(kept)]
+
+
+def _expand_dims(node: Node) -> list[tuple[int, int, int, int]]:
+    new = set(node.params["dimensions"])
+    kept = [j for j in range(len(node.outs[0].shape)) if j not in new]
+    return [(0, i, 0, j) for i, j in enumerate(kept)]
+
+
+def _stack(node: Node) -> list[tuple[int, int, int, int]]:
+    """Every operand's axes, moved by one behind the new one."""
+    new = node.params["axis"]
+    axes = range(rank_of(node, 0))
+    return [(k, i, 0, i + (i >= new)) for k in range(len(node.ins)) for i in axes]
+
+
+def _unstack(node: Node) -> list[tuple[int, int, int, int]]:
+    gone = node.params["axis"]
+    kept = [i for i in range(rank_of(node, 0)) if i != gone]
+    return [(0, i, r, j) for r in range(len(node.outs)) for j, i in enumerate(kept)]
+
+
+def reduced_axes(node: Node) -> list[tuple[int, int, int, int]]:
+    """The axes that a reduction leaves."""
+    kept = [i for i in range(rank_of(node, 0)) if i not in node.params["axes"]]
+    return [(0, i, r, j) for r in range(len(node.outs)) for j, i in enumerate(kept)]
+
+
+def _gathered(node: Node) -> list[tuple[int, int, int, int]]:
+    dn = node.params["dimension_numbers"]
+    skipped = (*dn.collapsed_slice_dims, *dn.operand_batching_dims)
+    kept = [i for i in range(rank_of(node, 0)) if i not in skipped]
+    return [(0, i, 0, j) for i, j in zip(kept, dn.offset_dims, strict=True)]
+
+
+def _top_k(p: Prover, node: Node) -> None:
+    """The largest of zeros is zero; their places are unknown."""
+    moved(lambda node: [(0, axis, 0, axis) for axis in range(rank_of(node, 0))])(p, node)
+    p.uniform.pop(node.outs[1], None)
+
+
+def _pad(p: Prover, node: Node) -> None:
+    """A zeroed slice stays zero only if what is padded along other axes is zero too."""
+    value, out = node.ins[0], node.outs[0]
+    fill = p.uniform_state(node.ins[1])
+    padded = [k for k, (low, high, _) in enumerate(node.params["padding_config"]) if low or high]
+    for axis, dim in enumerate(out.dims):
+        mine = set(p.atoms(value.dims[axis]))
+        elsewhere = any(k != axis for k in padded)
+        for atom in p.atoms(dim):
+            state = p.state(value, axis, atom) if atom in mine else fill
+            p.set(out, axis, atom, st.join(state, fill) if elsewhere else state)
+    if p.uniform_state(value) == fill and isinstance(fill, float):
+        p.uniform[out] = fill
+
+
+def _updated(p: Prover, node: Node) -> None:
+    """dynamic_update_slice and scatter: what was there joined with what is written."""
+    operand, out = node.ins[0], node.outs[0]
+    update = node.ins[1] if node.name == "dynamic_update_slice" else node.ins[2]
+    for axis, dim in enumerate(out.dims):
+        for atom in p.atoms(dim):
+            written = {
+                p.state(update, k, atom)
+                for k, other in enumerate(update.dims)
+                if atom in p.atoms(other)
+            } or {p.uniform_state(update)}
+            state = p.state(operand, axis, atom)
+            for other_state in written:
+                state = st.join(state, other_state)
+            # A scatter may combine what it writes with what is there; zero with zero stays zero.
+            p.set(out, axis, atom, state if state in (0.0, INFINITE) else UNKNOWN)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("slice", "split", "rev", "dynamic_slice", "tile"), moved(_same_axes)),
+    "concatenate": moved(_all_same_axes, combine=True),
+    "stack": moved(_stack, combine=True),
+    "unstack": moved(_unstack),
+    "optimization_barrier": moved(_own_axes, combine=True),
+    "transpose": moved(_transpose),
+    "reshape": moved(_reshape),
+    "broadcast_in_dim": moved(_broadcast_in_dim),
+    "squeeze": moved(_squeeze),
+    "expand_dims": moved(_expand_dims),
+    "gather": moved(_gathered),
+    "sort": moved(_own_axes, combine=True),
+    "top_k": _top_k,
+    "pad": _pad,
+    **dict.fromkeys(("dynamic_update_slice", *indexing.SCATTERS), _updated),
+}
