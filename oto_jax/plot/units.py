@@ -112,7 +112,8 @@ def transformer(
     names = [_shortened([label.get_text() for label in ax.get_yticklabels()]) for ax in axes]
     left.set_yticks(left.get_yticks(), names[0], fontsize="small")
     # The same layers stand at the left already.
-    right.set_yticks(right.get_yticks(), names[1] if names[1] != names[0] else [""] * len(names[1]))
+    other = names[1] if names[1] != names[0] else [""] * len(names[1])
+    right.set_yticks(right.get_yticks(), other, fontsize="small")
     left.set_xlabel("head")
     right.set_xlabel("unit")
     return left, right
