@@ -119,8 +119,9 @@ def scopes(target: Target, zigs: ZIGs) -> tuple[Scope, ...]:
         found = tuple(_group_scope(s.name, (s,), shares[s.name]) for s in zigs.spaces)
     else:
         found = (_group_scope("all", zigs.spaces, share),)
-    for scope in found:
-        _check_feasible(target, scope)
+    if not zigs.shrunk:  # Else the state goes on with the budgets of the network at the start.
+        for scope in found:
+            _check_feasible(target, scope)
     return found
 
 

@@ -36,14 +36,15 @@ def shrink_zigs(zigs: ZIGs, plan: Plan) -> ZIGs:
       (2, (1, 2))
     """
     arrays = plan.by_path
-    starts = np.cumsum([0, *(plan.units(space.name).count for space in zigs.spaces)]).tolist()
+    left = [space for space in zigs.spaces if plan.units(space.name).count]
+    starts = np.cumsum([0, *(plan.units(space.name).count for space in left)]).tolist()
     spaces = tuple(
-        _shrink_space(space, start, plan) for space, start in zip(zigs.spaces, starts, strict=False)
+        _shrink_space(space, start, plan) for space, start in zip(left, starts, strict=False)
     )
     parameters = tuple(
         Leaf(leaf.path, arrays[leaf.path].slim_shape, leaf.dtype) for leaf in zigs.parameters
     )
-    return dataclasses.replace(zigs, spaces=spaces, parameters=parameters)
+    return dataclasses.replace(zigs, spaces=spaces, parameters=parameters, shrunk=True)
 
 
 def _shrink_space(space: Space, start: int, plan: Plan) -> Space:

@@ -141,6 +141,7 @@ class ZIGs:
         ``()`` where the variables are the parameters.
       treedef: structure of the parameters' pytree.
       call: the call that the groups were found with, which pruning checks the slim model on.
+      shrunk: whether these are what `oto_jax.shrink_zigs` left of the groups of a larger model.
 
     Example:
       >>> import jax, oto_jax, flax.linen as nn
@@ -160,6 +161,7 @@ class ZIGs:
     prefix: Path
     treedef: Any
     call: Call | None = None
+    shrunk: bool = False
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:

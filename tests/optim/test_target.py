@@ -327,3 +327,24 @@ def test_groups_zero_from_the_start_count():
     _, state, counts = zero_counts(params, zigs, tx, lambda p, t: gradient, steps=3)
     assert sum(int(v[-1]) for v in counts.values()) == 3
     assert bool(state[2].zero["inner"][1])
+
+
+def test_a_target_that_only_the_whole_network_can_meet_holds_after_cutting():
+    """0.95 of what is left would empty a space; the state knows what the share was one of."""
+    model, x = MODELS["perceptron"], jnp.ones((1, 2, 2, 3))
+    variables = model.init(jax.random.key(0), x)
+    zigs = oto_jax.find_zigs(model, variables, x)
+
+    def hspg(groups):
+        return oto_jax.hspg(0.05, groups, target_group_sparsity=0.95, target_steps=WINDOW)
+
+    params, state, counts = zero_counts(variables["params"], zigs, hspg(zigs), wave, WINDOW)
+    assert sum(int(of_space[-1]) for of_space in counts.values()) == round(0.95 * 70)
+    slim = oto_jax.prune(model, {"params": params}, zigs)
+    state, left = oto_jax.shrink(state, slim.plan), oto_jax.shrink_zigs(zigs, slim.plan)
+    with pytest.raises(oto_jax.InfeasibleTargetError):
+        hspg(oto_jax.find_zigs(slim.model, slim.variables, x))
+    params = slim.variables["params"]
+    updates, _ = hspg(left).update(wave(params, WINDOW), state, params)
+    params = optax.apply_updates(params, updates)
+    assert oto_jax.group_sparsity(params, left).zero_groups == 0
