@@ -80,7 +80,8 @@ def uninterrupted_script(tmp_path_factory, shared_data, cache, script):
 def final_state(folder):
     """Parameters, batch statistics and optimizer state of the last checkpoint, by path."""
     last = max((folder / "checkpoints").iterdir()) / "state"
-    state = ocp.StandardCheckpointer().restore(last)
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(last)
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -89,9 +90,7 @@ def final_state(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(5))
-def test_five_of_five_killed_scripts_arrive(
-    tmp_path, cache, script, uninterrupted_script, attempt
-):
+def test_five_of_five_killed_scripts_arrive(tmp_path, cache, script, uninterrupted_script, attempt):
     """The same of a script as users run it: metrics, final state, and the pruned network."""
     options = (*SCRIPT, "--workdir", tmp_path)
     run = launch(*options, cache=cache, script=script)

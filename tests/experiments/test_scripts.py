@@ -38,8 +38,9 @@ def test_smoke_runs_the_whole_path(root, shared_data, tmp_path, script):
         assert re.search(r"Input: \d+ images of 64 x 64 per second and core", done.stdout)
     rows = [row for row in read_metrics(tmp_path) if "sparsity" in row]
     assert rows[-1]["sparsity"] > rows[0]["sparsity"]
-    if script != "resnet_cifar10":  # That one starts from trained weights.
-        assert rows[-1]["loss"] < rows[0]["loss"]
+    # From trained weights the loss falls once the groups that had to go are gone.
+    start = max(row["loss"] for row in rows) if script == "resnet_cifar10" else rows[0]["loss"]
+    assert rows[-1]["loss"] < start
     assert figures["macs"]["kept"] < 0.9
     assert figures["worst_relative_difference"] < 1e-5
     assert figures["slim_test"]["top1"] == figures["test"]["top1"]
