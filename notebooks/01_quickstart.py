@@ -33,7 +33,7 @@ import oto_jax
 from oto_jax import plot
 
 REDUCED = "OTO_JAX_NOTEBOOK_REDUCED" in os.environ  # the tests run a short version
-EPOCHS = 4 if REDUCED else 60
+EPOCHS = 2 if REDUCED else 60
 
 # %% [markdown]
 # ## The data: 1,797 digits of 8 x 8 pixels

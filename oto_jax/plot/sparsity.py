@@ -13,7 +13,7 @@ from oto_jax.errors import PlotError
 from oto_jax.optim.metrics import GroupSparsity
 from oto_jax.plot.canvas import COLOURS, axes_or_new, check_same_length, mark_switch
 
-History = Sequence[GroupSparsity] | Mapping[str, Sequence[float]]
+History = Sequence[GroupSparsity] | Mapping[str, Sequence[float] | np.ndarray]
 
 
 def sparsity(
