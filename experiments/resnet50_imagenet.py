@@ -8,9 +8,9 @@ Datasets prepares (without it the script says how), read without TensorFlow.
 The paper's repository reports 74.7 % top-1 and 92.1 % top-5 with 34.5 % of the FLOPs and 35.5 % of
 the parameters. Expected time, estimates from 1.9 x 10^18 multiply-accumulates at a third of the
 peak in bfloat16: half a day on one A100-class GPU, an hour at most on 32 TPU v5e chips with
-``--dtype bfloat16 --batch-size 1024 --learning-rate 0.4 --workers 32``, if as many images arrive: a core
-prepares about 1,250 a second (measured on 224 x 224 JPEGs). The paper's batch of 256 divides among
-at most 256 devices.
+``--dtype bfloat16 --batch-size 1024 --learning-rate 0.4 --workers 32``, if as many images arrive:
+a core prepares about 1,250 a second (measured on 224 x 224 JPEGs). The paper's batch of 256 divides
+among at most 256 devices.
 
 ``--smoke`` runs the whole path in about a minute on two cores (measured: 92 seconds of processor
 time), on a miniature of 1,000 classes in the same kind of files and through the same code, at a

@@ -4,8 +4,8 @@
 network with the full one on the whole test set, and writes ``results/vgg16_cifar10.json``.
 
 The paper's repository reports 91.0 % top-1 with 16.3 % of the FLOPs and 2.5 % of the parameters.
-Expected time: eleven days on two CPU cores (from the 8.4 s of processor time of VGG16-BN's step). On
-one GPU or TPU chip an hour, an estimate: 234,300 steps of 15 ms, with ``--dtype bfloat16
+Expected time: eleven days on two CPU cores (from VGG16-BN's 8.4 s of processor time a step). On one
+GPU or TPU chip an hour, an estimate: 234,300 steps of 15 ms, with ``--dtype bfloat16
 --steps-per-call 71``. ``--smoke`` runs the whole path in about a minute on two cores, at a quarter
 of the widths (measured: 45 s of processor time).
 """
