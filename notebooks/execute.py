@@ -34,6 +34,7 @@ from experiments.data.folders import data_folder
 FOLDER = Path(__file__).resolve().parent
 SOURCES = tuple(sorted(FOLDER.glob("[0-9][0-9]_*.py")))
 REDUCED = "OTO_JAX_NOTEBOOK_REDUCED"
+WARNINGS = re.compile(r"Warning:|\bwarn", re.IGNORECASE)
 # A path of somebody's machine: from a root that people and installations have.
 PATHS = re.compile(
     r"(?<![\w.:/])/(?:home|root|work|usr|tmp|opt|var|mnt|Users|private)/\w|\b[A-Z]:\\\w"
@@ -86,13 +87,20 @@ def problems(notebook: nbformat.NotebookNode) -> Iterator[str]:
     """What no output may hold: errors, anything on the error stream, warnings, absolute paths."""
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", ()):
-            text = json.dumps(output.get("text") or output.get("data") or output, default=str)
+            text = readable(output)
             if output.output_type == "error" or output.get("name") == "stderr":
                 yield f"cell {number}: {text[:500]}"
-            elif re.search(r"\bwarn", text, re.IGNORECASE):
+            elif WARNINGS.search(text):
                 yield f"cell {number} warns: {text[:500]}"
             for path in (match[0] for match in PATHS.finditer(text)):
                 yield f"cell {number} holds the path {path!r}"
+
+
+def readable(output: nbformat.NotebookNode) -> str:
+    """What can be read of an output; a picture in base64 spells anything sooner or later."""
+    data = {kind: value for kind, value in output.get("data", {}).items() if kind != "image/png"}
+    text = json.dumps({**output, "data": data})
+    return text.replace("\\\\", "\\")  # backslashes as they were printed
 
 
 def write(notebook: nbformat.NotebookNode, target: Path) -> None:
