@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -91,26 +92,46 @@ def test_a_glob_that_matches_nothing_lists_the_spaces(ax, plan):
         plot.units(plan, "*nothing*", ax=ax)
 
 
-def test_transformer_draws_heads_and_units_of_each_layer():
+@pytest.fixture(scope="module")
+def bert_plan():
+    """Three layers of 4 heads and 20 units; the third head of the second layer is zero."""
     config = BertConfig.uniform(depth=3, hidden=8, heads=4, ffn=20, vocabulary=30)
     model, ids = BertEncoder(config), jnp.ones((1, 5), int)
     variables = jax.jit(model.init)(jax.random.key(0), ids)
     zigs = oto_jax.find_zigs(model, variables, ids)
     space = next(space for space in zigs.spaces if "layer_1/attention" in space.name)
-    clear = lambda x, numbers: jnp.where(numbers == space.start + 2, 0.0, x)  # noqa: E731
-    plan = oto_jax.make_plan({"params": jax.tree.map(clear, variables["params"], zigs.masks)}, zigs)
+
+    def clear(array, numbers):
+        return jnp.where(numbers == space.start + 2, 0.0, array)
+
+    return oto_jax.make_plan({"params": jax.tree.map(clear, variables["params"], zigs.masks)}, zigs)
+
+
+def test_transformer_draws_heads_and_units_of_each_layer(bert_plan):
     axes = Figure().subplots(1, 2)
-    left, right = plot.transformer(plan, axes=axes)
+    left, right = plot.transformer(bert_plan, axes=axes)
     assert (left, right) == tuple(axes)
     assert labels(left) == ["4 of 4", "3 of 4", "4 of 4"]
     assert labels(right) == ["20 of 20"] * 3
-    assert [label.get_text() for label in left.get_yticklabels()] == [
-        "layer_0",
-        "layer_1",
-        "layer_2",
-    ]
+    layers = ["layer_0", "layer_1", "layer_2"]
+    assert [label.get_text() for label in left.get_yticklabels()] == layers
     with pytest.raises(oto_jax.PlotError, match="1 axes were given"):
-        plot.transformer(plan, axes=axes[:1])
+        plot.transformer(bert_plan, axes=axes[:1])
+
+
+def test_transformer_makes_one_figure_and_clips_nothing(bert_plan):
+    before = plt.get_fignums()
+    left, right = plot.transformer(bert_plan)
+    figure = left.figure
+    try:
+        assert right.figure is figure
+        assert len(plt.get_fignums()) == len(before) + 1
+        figure.draw_without_rendering()
+        for ax in (left, right):
+            box = ax.get_tightbbox(figure.canvas.get_renderer())
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    finally:
+        plt.close(figure)
 
 
 def test_costs_of_a_certificate(ax, full, zigs, zeroed):
