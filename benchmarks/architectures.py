@@ -116,8 +116,9 @@ def page(results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
         *map(_table_row, rows),
     ]
-    errors = [f"- {row['name']}: {row['rebuilt']}" for row in done if ":" in row["rebuilt"]]
-    errors += [f"- {row['name']}: {row['error']}" for row in rows if "error" in row]
+    refused = [(row["name"], row["rebuilt"]) for row in done if ":" in row["rebuilt"]]
+    refused += [(row["name"], row["error"]) for row in rows if "error" in row]
+    errors = [f"- {name}: {text.splitlines()[0]}" for name, text in refused]
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     return PAGE_TEXT.format(
         count=len(rows), foreign=foreign, worst=f"{worst:.1e}", bound=f"{BOUND:.0e}",
@@ -180,7 +181,8 @@ are small versions of what their names say. Written by `benchmarks/architectures
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", help="names to run, as a glob; writes nothing")
+    some = "names to run, as globs; the other rows stay as they are"
+    parser.add_argument("--only", nargs="+", default=["*"], help=some)
     parser.add_argument("--seed", type=int, default=0)
     limit = "give up rebuilding a module after this long; 0 leaves it out"
     parser.add_argument("--prune-seconds", type=float, default=60.0, help=limit)
@@ -199,7 +201,7 @@ def main() -> None:
     with double_precision():
         for architecture in ARCHITECTURES:
             version = version_of(architecture.package)
-            if not fnmatch.fnmatchcase(architecture.name, given.only):
+            if not any(fnmatch.fnmatchcase(architecture.name, glob) for glob in given.only):
                 continue
             if version is None:
                 absent[architecture.package] += 1
@@ -207,8 +209,7 @@ def main() -> None:
             row = try_one(architecture, version, given.seed, given.prune_seconds)
             rows.append({**row, "commit": commit()})
             print(line(row), flush=True)
-            if given.only == "*":
-                save(rows, given.seed)  # A run that is cut short leaves what it has.
+            save(rows, given.seed)  # A run that is cut short leaves what it has.
     for package, count in absent.items():
         print(f"left out: {count} of {package}, which is not installed")
     if names := wrong(rows):

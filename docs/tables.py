@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from experiments.comparison import align, format_table
 from experiments.results import write_whole
 
-BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(\n?<!-- /table -->)", re.DOTALL)
+BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- /table -->", re.DOTALL)
 
 
 def optimizer(results: Mapping[str, Any]) -> str:
@@ -103,8 +103,8 @@ def filled(text: str, read: Callable[[str], str]) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        table = TABLES[Path(match[2]).stem](json.loads(read(match[2])))
-        return match[1] + table + match[4]
+        table = TABLES[Path(match[1]).stem](json.loads(read(match[1])))
+        return f"<!-- table: {match[1]} -->\n{table}\n<!-- /table -->"
 
     return BLOCK.sub(fill, text)
 

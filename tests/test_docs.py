@@ -28,5 +28,5 @@ def test_tables_come_from_the_result_files(page):
 
 
 def test_every_table_stands_on_a_page():
-    shown = {match[2] for page in pages() for match in BLOCK.finditer(page.read_text())}
+    shown = {match[1] for page in pages() for match in BLOCK.finditer(page.read_text())}
     assert shown == {f"results/{name}.json" for name in TABLES}

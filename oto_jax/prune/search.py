@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.plan import Override, Plan
+from oto_jax.prune.plan import Cut, Override, Plan
 from oto_jax.zigs.partition import Path
 
 _MOST_TRIALS = 256
@@ -113,6 +113,7 @@ def _explore_alike(
     first = mended.get(kind(path), _Mended(path))
     copies = first.path != path
     alike = list(_same_fields(path, first, chosen, proposals))
+    best = trial
     for added in alike if copies else _additions(path, chosen, proposals):
         if len(alike) != 1 and next(trials) > _MOST_TRIALS:
             break
@@ -121,13 +122,18 @@ def _explore_alike(
         deeper = _explore_alike(attempt, proposals, kind, trials, chosen + added, now, trial)
         if deeper.error is None:
             return deeper
-        if deeper.ran and not trial.ran:
-            trial = deeper
-    return trial
+        if deeper.ran and not best.ran:
+            best = deeper
+    return best
 
 
 def _same_break(one: Trial[Any], other: Trial[Any]) -> bool:
-    return one.broke_at == other.broke_at and str(one.error) == str(other.error)
+    """Whether two runs broke alike; an error's later lines may name values of one run only."""
+    return one.broke_at == other.broke_at and _first_line(one) == _first_line(other)
+
+
+def _first_line(trial: Trial[Any]) -> str:
+    return str(trial.error).partition("\n")[0]
 
 
 def _same_fields(
@@ -195,7 +201,11 @@ def width_proposals(path: Path, leaves: Mapping[Path, int], plan: Plan) -> list[
 
 
 def shrinking_sizes(path: Path, plan: Plan) -> dict[int, list[int]]:
-    """Full sizes of axes and spaces that shrink in the module at ``path``, with their new ones."""
+    """Sizes that shrink in the module at ``path``, with their new ones.
+
+    These are the lengths of axes, the sizes of spaces, and what lies between: heads in groups that
+    share keys are a multiple of the groups, and a divisor of the axis of all their dimensions.
+    """
     sizes: dict[int, dict[int, Any]] = {}
     arrays = [array for array in plan.arrays if array.cuts and _lies_in(array.path, path)]
     for array in arrays:
@@ -204,7 +214,19 @@ def shrinking_sizes(path: Path, plan: Plan) -> dict[int, list[int]]:
     for space in plan.spaces:
         if not space.units.whole:
             sizes.setdefault(space.units.size, {})[space.units.count] = None
+    for cut in {cut: None for array in arrays for _, cut in array.cuts}:
+        for full, slim in _between(cut, plan):
+            sizes.setdefault(full, {})[slim] = None
     return {full: list(slim) for full, slim in sizes.items()}
+
+
+def _between(cut: Cut, plan: Plan) -> Iterator[tuple[int, int]]:
+    """Multiples of a space's size that divide the length of an axis cut in the same proportion."""
+    for units in {space.units: None for space in plan.spaces if not space.units.whole}:
+        if cut.count * units.size == units.count * cut.size:
+            for times in range(2, cut.size // units.size):
+                if cut.size % (times * units.size) == 0:
+                    yield times * units.size, times * units.count
 
 
 def _lies_in(array: Path, module: Path) -> bool:
