@@ -79,6 +79,7 @@ def linen_step(params, state):
 params, state = variables["params"], tx.init(variables["params"])
 for _ in range(STEPS):
     params, state = linen_step(params, state)
+on_one = params  # to compare with below
 
 slim = oto_jax.prune(linen, {"params": params}, zigs)
 print(slim)
@@ -191,6 +192,7 @@ def train(params, x, y):
     state, history = tx.init(params), []
     for number in range(STEPS):
         params, state = step(params, state, x, y)
+        jax.block_until_ready(params)  # devices that share a CPU wait for each other's threads
         if number % 10 == 9:
             history.append(oto_jax.group_sparsity(params, zigs))
     return params, history
@@ -202,7 +204,6 @@ sharded["layers_0"] = {
     "bias": jax.device_put(sharded["layers_0"]["bias"], place("model")),
 }
 on_four, history = train(sharded, *batch)
-on_one, _ = train(variables["params"], train_x, train_y)
 layout = on_four["layers_0"]["kernel"].sharding.spec
 print(f"{len(jax.devices())} devices; the first kernel lies as {layout}")
 zero = [plot.measure_norms(params, zigs) == 0 for params in (on_four, on_one)]
