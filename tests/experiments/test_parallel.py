@@ -45,7 +45,9 @@ def assert_close(rows, expected):
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
         assert row.keys() == wanted.keys()
-        assert list(row.values()) == pytest.approx(list(wanted.values()), rel=TOLERANCE, abs=TOLERANCE)
+        assert list(row.values()) == pytest.approx(
+            list(wanted.values()), rel=TOLERANCE, abs=TOLERANCE
+        )
 
 
 def test_eight_devices_train_as_one_under_pmap_and_on_a_mesh():
