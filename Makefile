@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
+# What `make bench` measures; architectures.py and target_mode.py are studies, run by hand.
+BENCHMARKS := discovery optimizer
 # Tests that share costly set-up stay together on one worker; see `xdist_group` in them.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadgroup
 CANDIDATES := python3.11 python3.12 python3.13 python3 python
@@ -43,7 +45,8 @@ notebooks: $(READY) $(WEIGHTS)
 	$(BIN)/python notebooks/execute.py
 
 bench: $(READY)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 # Pins what the extras need, keeping the versions that are pinned already.
 pins:
