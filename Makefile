@@ -12,8 +12,8 @@ READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
 # What `make bench` measures; architectures.py and target_mode.py are studies, run by hand.
 BENCHMARKS := discovery optimizer
-# Tests that share costly set-up stay together on one worker; see `xdist_group` in them.
-PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadgroup
+# The tests of a file share costly set-up, so they stay together on one worker.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 CANDIDATES := python3.11 python3.12 python3.13 python3 python
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 

@@ -28,7 +28,8 @@ def optimizer(results: Mapping[str, Any]) -> str:
     heads = ("milliseconds", "ratio", "middle half of the rounds", "temporary memory")
     parts = []
     for title, key in (("update and apply", "updates"), ("training step", "steps")):
-        rows: list[tuple[str, ...]] = [(title, *heads)]
+        counted = ("passes",) if key == "updates" else ()
+        rows: list[tuple[str, ...]] = [(title, *heads, *counted)]
         for name, row in results[key].items():
             low, high = row["ratio_quartiles"]
             rows.append(
@@ -38,6 +39,7 @@ def optimizer(results: Mapping[str, Any]) -> str:
                     f"{row['ratio']:.2f}",
                     f"{low:.2f} - {high:.2f}",
                     f"{row['temporary_mb']:.1f} MB",
+                    *(f"{row[column]:.1f}" for column in counted),
                 )
             )
         parts.append(align(rows))

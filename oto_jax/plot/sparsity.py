@@ -27,7 +27,7 @@ def sparsity(
     """The share of groups that are exactly zero over training, for each space and overall.
 
     Up to seven spaces have a line style of their own; more are coloured from dark to light in the
-    order of the program.
+    order given.
 
     Args:
       steps: when the shares were taken, of length ``times``.

@@ -1,4 +1,4 @@
-"""The network from its first layer to its last: how wide it was and how wide it is."""
+"""Each space of the network: how wide it was and how wide it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Widths = Plan | Pruned | Sequence[Mapping[str, Any]]
 def widths(
     plan: Widths, *, ax: Axes | None = None, unit: str = "units (channels, heads, ...)"
 ) -> Axes:
-    """A row per space in the order of the program: its width before pruning and after.
+    """A row per space, in the order of the plan: its width before pruning and after.
 
     A space is the width of one layer, or the one width that several layers share, as those that
     add to one residual stream do.

@@ -9,8 +9,6 @@ import pytest
 from experiments.training.metrics import read_metrics
 from tests.experiments.processes import kill, launch, outcome, wait_for_step
 
-pytestmark = pytest.mark.xdist_group("bert_squad")  # Its set-up is costly: one worker.
-
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SCRIPT = EXPERIMENTS / "bert_squad.py"
 

@@ -16,8 +16,6 @@ from experiments.handwriting.images import batches, load_images, shift
 from experiments.handwriting.train import Recipe
 from experiments.results import ROOT, read_results
 
-pytestmark = pytest.mark.xdist_group("digits")  # Its set-up is costly: one worker.
-
 SHORT = ["--epochs", "8", "--start-epoch", "4", "--widths", "8", "16", "--blocks", "1"]
 EAGER = ["--lmbda", "0.03", "--epsilon", "0.98"]
 

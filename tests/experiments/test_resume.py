@@ -12,8 +12,6 @@ import pytest
 from experiments.training.metrics import read_metrics
 from tests.experiments.processes import kill, launch, outcome, wait_for_step
 
-pytestmark = pytest.mark.xdist_group("resume")  # Its set-up is costly: one worker.
-
 OPTIONS = ("--log-every", 1, "--checkpoint-every", 4, "--dropout", 0.1)
 
 

@@ -13,8 +13,6 @@ from experiments.training.metrics import read_metrics
 from tests.experiments.digits_run import Net
 from tests.experiments.processes import launch, outcome
 
-pytestmark = pytest.mark.xdist_group("shrinking_scripts")  # Its set-up is costly: one worker.
-
 OPTIONS = (
     *("--epochs", 4, "--start-epoch", 0, "--lmbda", 0, "--epsilon", 0),
     *("--target-group-sparsity", 0.5, "--target-epochs", 1),

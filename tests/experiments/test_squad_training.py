@@ -24,8 +24,6 @@ from experiments.training.options import RunOptions
 from oto_jax.models.bert import BertForQuestionAnswering
 from oto_jax.models.bert_config import BertConfig
 
-pytestmark = pytest.mark.xdist_group("squad_training")  # Its set-up is costly: one worker.
-
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(26))]
 CONFIG = BertConfig.uniform(1, 8, 2, 6, vocabulary=30, positions=300, dropout=0.0)
 CONFIG = dataclasses.replace(CONFIG, attention_dropout=0.0)

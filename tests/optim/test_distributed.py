@@ -10,8 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.xdist_group("distributed")  # Its set-up is costly: one worker.
-
 OPTIMIZERS = ("faithful", "target", "adamw")
 ONE_PROCESS = ("pmap", "shard_map", "replicated", "across", "along", "explicit")
 DATA_PARALLEL = ("pmap", "shard_map", "replicated", "explicit")

@@ -16,8 +16,6 @@ from tests.prune.linen_models import IMAGES, VGGNet
 from tests.prune.nnx_models import MLP
 from tests.prune.zeroing import half_zero, random_groups, randomised, zero_groups
 
-pytestmark = pytest.mark.xdist_group("certify")  # Its set-up is costly: one worker.
-
 X = jnp.ones((4, 6))
 W = jnp.ones((6, 5))
 

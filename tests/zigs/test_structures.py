@@ -31,44 +31,48 @@ def worst_difference(expected, found):
     return max(float(np.abs(a - b).max() / (np.abs(a).max() + 1e-30)) for a, b in pairs)
 
 
+def found_in_float64(name):
+    """A structure with random inputs and parameters, and its groups."""
+    s = STRUCTURES[name]
+    rng = np.random.default_rng(3)
+    inputs = [jnp.asarray(rng.normal(size=shape)) for shape in s.inputs]
+    params = random_params(s.shapes, 5)
+    return s, inputs, params, oto_jax.find_zigs(s.fn, params, *inputs, **s.options)
+
+
+def assert_narrowed_equals_masked(name, masked, zigs, inputs):
+    """Both compiled as one; returns the narrow parameters."""
+    fn = STRUCTURES[name].fn
+    slim_fn, slim = narrow(fn, masked, zigs)
+    expected = jax.jit(fn)(jax.tree.map(jnp.asarray, masked), *inputs)
+    bound = 1e-2 if "bfloat16" in name else 1e-12
+    assert worst_difference(expected, jax.jit(slim_fn)(slim, *inputs)) <= bound
+    return slim
+
+
 @pytest.mark.parametrize("name", sorted(STRUCTURES))
 def test_narrowed_equals_masked(name):
-    s = STRUCTURES[name]
     with jax.enable_x64(True):
-        rng = np.random.default_rng(3)
-        inputs = [jnp.asarray(rng.normal(size=shape)) for shape in s.inputs]
-        params = random_params(s.shapes, 5)
-        zigs = oto_jax.find_zigs(s.fn, params, *inputs, **s.options)
+        s, inputs, params, zigs = found_in_float64(name)
         assert tuple(sorted(space.size for space in zigs.spaces)) == s.sizes, zigs
         if not s.sizes:
             return
-        masked = zero_half(params, zigs)
-        slim_fn, slim = narrow(s.fn, masked, zigs)
-        expected = s.fn(jax.tree.map(jnp.asarray, masked), *inputs)
-        bound = 1e-2 if "bfloat16" in name else 1e-12
-        assert worst_difference(expected, slim_fn(slim, *inputs)) <= bound
+        slim = assert_narrowed_equals_masked(name, zero_half(params, zigs), zigs, inputs)
         assert sum(a.size for a in slim.values()) < sum(a.size for a in params.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(n for n, s in STRUCTURES.items() if s.sizes))
 def test_of_a_space_that_is_all_zero_nothing_stays(name):
-    s = STRUCTURES[name]
     with jax.enable_x64(True):
-        rng = np.random.default_rng(3)
-        inputs = [jnp.asarray(rng.normal(size=shape)) for shape in s.inputs]
-        params = random_params(s.shapes, 5)
-        zigs = oto_jax.find_zigs(s.fn, params, *inputs, **s.options)
+        _, inputs, params, zigs = found_in_float64(name)
         for space in zigs.spaces:
             dead = jax.tree.map(lambda k, space=space: np.isin(k, space.groups), zigs.masks)
             masked = jax.tree.map(lambda p, d: np.where(d, 0.0, p), params, dead)
-            slim_fn, slim = narrow(s.fn, masked, zigs)
+            slim = assert_narrowed_equals_masked(name, masked, zigs, inputs)
             for member in space.members:
-                name, axis = member.path[-1], member.axis
-                assert slim[name].shape[axis] < params[name].shape[axis]
-            expected = s.fn(jax.tree.map(jnp.asarray, masked), *inputs)
-            bound = 1e-2 if "bfloat16" in name else 1e-12
-            assert worst_difference(expected, slim_fn(slim, *inputs)) <= bound, space.name
+                array, axis = member.path[-1], member.axis
+                assert slim[array].shape[axis] < params[array].shape[axis]
 
 
 @pytest.mark.parametrize("name", sorted(n for n, s in STRUCTURES.items() if s.sizes))
@@ -95,15 +99,11 @@ def test_groups_partition_what_they_cover(name):
     "name", ["mlp", "conv_batch_norm", "custom_derivative", "scan_over_time", "gated_linear_unit"]
 )
 def test_gradients_of_the_narrowed_function(name):
-    s = STRUCTURES[name]
     with jax.enable_x64(True):
-        rng = np.random.default_rng(3)
-        inputs = [jnp.asarray(rng.normal(size=shape)) for shape in s.inputs]
-        params = random_params(s.shapes, 5)
-        zigs = oto_jax.find_zigs(s.fn, params, *inputs)
+        s, inputs, params, zigs = found_in_float64(name)
         masked = jax.tree.map(jnp.asarray, zero_half(params, zigs))
         slim_fn, slim = narrow(s.fn, masked, zigs)
-        full = jax.grad(lambda p: jnp.sum(s.fn(p, *inputs) ** 2))(masked)
+        full = jax.jit(jax.grad(lambda p: jnp.sum(s.fn(p, *inputs) ** 2)))(masked)
         found = jax.jit(jax.grad(lambda p: jnp.sum(slim_fn(p, *inputs) ** 2)))(slim)
         plan = make_plan(masked, zigs)
         expected = slice_variables(full, plan)
