@@ -90,10 +90,10 @@ def _explore(
 
 @dataclasses.dataclass(frozen=True)
 class _Mended:
-    """What mended the first module of a kind: its fields, and how far up their owners are."""
+    """What mended the first module of a kind: values of fields, and how far up their owners are."""
 
     path: Path
-    fields: frozenset[tuple[int, Path]] = frozenset()
+    values: Mapping[tuple[int, Path], Any] = dataclasses.field(default_factory=dict)
 
 
 def _explore_alike(
@@ -112,13 +112,14 @@ def _explore_alike(
     path = trial.broke_at
     first = mended.get(kind(path), _Mended(path))
     copies = first.path != path
-    alike = list(_same_fields(path, first, chosen, proposals))
+    alike = _same_fields(path, first, chosen, proposals)
     best = trial
-    for added in alike if copies else _additions(path, chosen, proposals):
-        if len(alike) != 1 and next(trials) > _MOST_TRIALS:
+    for number, added in enumerate(alike if copies else _additions(path, chosen, proposals)):
+        # The values that mended the first of a kind come first, and cost nothing to try again.
+        if not (copies and number == 0) and next(trials) > _MOST_TRIALS:
             break
-        fields = first.fields | {(len(path) - len(o.path), o.field) for o in added}
-        now = mended if copies else {**mended, kind(path): _Mended(path, fields)}
+        values = {**first.values, **{(len(path) - len(o.path), o.field): o.value for o in added}}
+        now = mended if copies else {**mended, kind(path): _Mended(path, values)}
         deeper = _explore_alike(attempt, proposals, kind, trials, chosen + added, now, trial)
         if deeper.error is None:
             return deeper
@@ -142,12 +143,17 @@ def _same_fields(
     chosen: tuple[Override, ...],
     proposals: Callable[[Path], Sequence[Override]],
 ) -> Iterator[tuple[Override, ...]]:
-    """What sets, at a module and those around it, the fields that are not set yet."""
+    """What sets, at a module and those around it, the fields that are not set yet.
+
+    The values that mended the first of the kind lead.
+    """
     settled = {(override.path, override.field) for override in chosen}
     wanted: dict[tuple[Path, Path], list[Override]] = {}
-    for up, field in sorted(first.fields):
-        for override in proposals(path[: max(0, len(path) - up)]):
-            if override.field == field and (override.path, field) not in settled:
+    for (up, field), value in sorted(first.values.items()):
+        found = [o for o in proposals(path[: max(0, len(path) - up)]) if o.field == field]
+        led = [o for o in found if o.value == value] + [o for o in found if o.value != value]
+        for override in led:
+            if (override.path, field) not in settled:
                 wanted.setdefault((override.path, field), []).append(override)
     if wanted:
         yield from itertools.product(*wanted.values())
