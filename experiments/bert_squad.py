@@ -36,7 +36,7 @@ import jax
 import numpy as np
 
 import oto_jax
-from experiments.data.folders import ROOT, data_folder
+from experiments.data.folders import data_folder
 from experiments.errors import OptionError
 from experiments.latency import median_latency_ms
 from experiments.results import format_json, write_results, write_whole
@@ -54,7 +54,15 @@ from experiments.squad.recovery import recover_gold_answers
 from experiments.squad.task import SquadOptions, load_shape, squad_task
 from experiments.training.options import RunOptions, to_json
 from experiments.training.parallel import Parallel
-from experiments.training.script import leave, parse, result_file, run_script, run_training, start
+from experiments.training.script import (
+    leave,
+    parse,
+    result_file,
+    run_folder_of,
+    run_script,
+    run_training,
+    start,
+)
 from experiments.training.task import Task
 from oto_jax.models.bert_config import BertConfigError
 from oto_jax.models.bert_weights import BertWeightsError
@@ -133,8 +141,7 @@ def print_recovery(data: SquadOptions) -> None:
 def train(config: Config) -> None:
     """Trains (or goes on training), prunes, compares, exports."""
     name = f"{NAME}_{config.recipe.row}" if config.recipe.mode == "faithful" else NAME
-    default = ROOT / "runs" / (f"{name}-smoke" if config.run.smoke else name)
-    run = config.run.workdir or default
+    run = run_folder_of(name, config)
     trained = _narrowed if config.recipe.groups == "residual" else _pruned
     ended = trained(config, name, run)
     if ended is not None and jax.process_index() == 0:
@@ -162,7 +169,7 @@ def _narrowed(config: Config, name: str, run: Path) -> Ended | None:
     parallel = start(config.run)
     task = make_task(config, parallel)
     record = {"script": name, **to_json(config)}
-    results = result_file(name, config, run)
+    results = result_file(name, config)
     ended = train_and_narrow(record, task, config.run, parallel, run, results)
     return None if ended is None else (task, *ended)
 
@@ -188,7 +195,7 @@ def finish(
         "export_worst_difference": export(run / "slim.stablehlo", task, slim),
         "paper": dataclasses.asdict(ROWS[config.recipe.row]),
     }
-    results = result_file(name, config, run)
+    results = result_file(name, config)
     write_results(results, {**figures, **more}, seed=config.run.seed)
     print(json.dumps({**{k: v for k, v in figures.items() if k != "config"}, **more}))
 

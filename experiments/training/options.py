@@ -17,8 +17,10 @@ class RunOptions:
     """How a run is carried out, whatever it trains.
 
     Attributes:
-      workdir: the run's folder; the same command goes on where the run stopped. Default:
-        ``runs/`` and the script's name.
+      name: of the run: its folder is ``runs/NAME`` and its result ``results/NAME.json``. Default:
+        the script's name.
+      workdir: the run's folder, if it shall be elsewhere; the same command goes on where the run
+        stopped.
       seed: of the parameters, the data's order, augmentation and dropout.
       parallel: ``pmap``, or ``jit`` over a mesh of devices.
       accumulate: accumulation steps: each device's batch is run in that many parts.
@@ -40,6 +42,7 @@ class RunOptions:
       smoke: run the whole path in about a minute on two cores: real data, few steps.
     """
 
+    name: str | None = None
     workdir: Path | None = None
     seed: int = 0
     parallel: Literal["pmap", "mesh"] = "pmap"
@@ -84,7 +87,7 @@ def check_dtype(name: str) -> None:
 
 # They decide where, when and how fast a run computes, not what.
 NO_EFFECT_ON_THE_RESULT = frozenset(
-    "workdir parallel max_minutes stop_after workers coordinator processes process".split()
+    "name workdir parallel max_minutes stop_after workers coordinator processes process".split()
 )
 
 Config = TypeVar("Config")

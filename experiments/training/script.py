@@ -46,7 +46,7 @@ def run_training(
     """Trains (or goes on training), prunes, compares, saves.
 
     Args:
-      name: the script's name; the run is kept in ``runs/NAME``.
+      name: the script's name, and the run's unless it has another.
       config: the configuration.
       make_task: from the configuration and the devices to what is trained.
 
@@ -55,7 +55,7 @@ def run_training(
     """
     parallel = start(config.run)
     task = make_task(config, parallel)
-    workdir = config.run.workdir or ROOT / "runs" / (f"{name}-smoke" if config.run.smoke else name)
+    workdir = run_folder_of(name, config)
     record = {"script": name, **to_json(config)}
     with open_run(workdir, record) as run:
         trained = train(task, config.run, parallel, run)
@@ -63,7 +63,7 @@ def run_training(
             print(f"Stopped ({trained.stopped}) at step {int(trained.state.step)} of {task.steps};")
             print("the same command goes on from there.")
             return None
-        results = result_file(name, config, workdir)
+        results = result_file(name, config)
         figures = finish(task, trained, parallel, run, record, results)
     if jax.process_index() == 0:
         print(f"Slim model: {workdir / 'slim'}\nResults: {results}")
@@ -71,9 +71,17 @@ def run_training(
     return figures
 
 
-def result_file(name: str, config: HasRun, workdir: Path) -> Path:
+def run_folder_of(script: str, config: HasRun) -> Path:
+    """``runs/NAME``, or where the user wants it."""
+    name = config.run.name or (f"{script}-smoke" if config.run.smoke else script)
+    return config.run.workdir or ROOT / "runs" / name
+
+
+def result_file(script: str, config: HasRun) -> Path:
     """``results/NAME.json``; for a run that shows no real result, a file in its own folder."""
-    return workdir / "result.json" if config.run.smoke else ROOT / "results" / f"{name}.json"
+    if config.run.smoke:
+        return run_folder_of(script, config) / "result.json"
+    return ROOT / "results" / f"{config.run.name or script}.json"
 
 
 def parse(full: Config, smoke: Config, description: str | None = None) -> Config:

@@ -13,10 +13,12 @@ from experiments import (
     vgg16_cifar10,
 )
 from experiments.cifar10_task import Cifar10Options
+from experiments.data.folders import ROOT
 from experiments.errors import OptionError
 from experiments.training.ahead_of_time import count_collectives
 from experiments.training.options import RunOptions, from_json, to_json
 from experiments.training.recipe import Recipe, drops
+from experiments.training.script import result_file, run_folder_of
 
 # learning-rate drops, lambda, its drops, N_p, epochs, batch, epsilon of dense layers.
 PAPER = {
@@ -103,3 +105,15 @@ def test_collectives_are_counted_with_their_bytes():
       %g = s32[8]{0} all-gather-start(%e), channel_id=3
     """
     assert count_collectives(program) == {"all-reduce": (2, 90), "all-gather": (1, 32)}
+
+
+def test_a_run_is_named_after_its_script_or_as_the_user_says():
+    def places(**options):
+        config = resnet_cifar10.Config(run=RunOptions(**options))
+        folder, file = run_folder_of("script", config), result_file("script", config)
+        return str(folder.relative_to(ROOT)), str(file.relative_to(ROOT))
+
+    assert places() == ("runs/script", "results/script.json")
+    assert places(name="mine") == ("runs/mine", "results/mine.json")
+    assert places(smoke=True) == ("runs/script-smoke", "runs/script-smoke/result.json")
+    assert places(workdir=ROOT / "a", name="mine") == ("a", "results/mine.json")
