@@ -66,6 +66,8 @@ def hspg(
       HyperparameterError: if an argument is out of its range or names an unknown space.
       InfeasibleTargetError: if the target would empty a space.
       UnprunableModelError: if there is no group.
+      ValueError: from ``update``, if it is not given the parameters.
+      ZIGMismatchError: from ``update``, if they are not those of ``zigs``.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, oto_jax
@@ -106,7 +108,13 @@ def pass_gradient(
     """Give every transformation of a chain the gradient that the chain starts from.
 
     It arrives as the extra argument ``grad``, unless the caller gives one. For target mode around
-    any base optimizer, whose updates say less about the loss than its gradient:
+    any base optimizer, whose updates say less about the loss than its gradient.
+
+    Args:
+      tx: the chain.
+
+    Returns:
+      A transformation that does what ``tx`` does; what of the chain takes ``grad`` gets it.
 
     Example:
       >>> import jax.numpy as jnp, optax, oto_jax

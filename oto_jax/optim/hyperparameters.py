@@ -29,6 +29,15 @@ class AdaptiveEpsilon:
     stage 2, while the space's group sparsity is below its upper bound, ``increase`` is added, up to
     ``limit``.
 
+    Attributes:
+      start: epsilon at the first step of stage 2, in [0, 1).
+      increase: what is added each time, in [0, 1).
+      every: after how many steps, at least 1.
+      limit: the largest epsilon, from ``start`` up to but not including 1.
+
+    Raises:
+      HyperparameterError: if a number is out of its range.
+
     Example:
       >>> import oto_jax
       >>> epsilon = {"*intermediate*": oto_jax.AdaptiveEpsilon(every=200)}

@@ -22,6 +22,15 @@ class GroupSparsity(NamedTuple):
       regulariser: :math:`\sum_g \|x_g\|_2`, without lambda.
       smallest_ratio: the smallest half-space ratio of a non-zero group at the last step, where the
         optimizer's state was given; else None.
+
+    Example:
+      >>> import jax.numpy as jnp, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.array([[3.0, 0.0], [4.0, 0.0]]), "b": jnp.ones((2, 2))}
+      >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 2)))
+      >>> {name: float(share) for name, share in group_sparsity(params, zigs).per_space.items()}
+      {'a': 0.5}
     """
 
     overall: jax.Array

@@ -25,6 +25,17 @@ class GroupStatistics(NamedTuple):
       gradient_product: :math:`\langle \nabla f_g, x_g \rangle`.
       squared_gradient: :math:`\|\nabla f_g\|^2`.
       entries: the number of parameters in each of the groups.
+
+    Example:
+      A saliency of one's own, for `oto_jax.Target`:
+
+      >>> import jax.numpy as jnp, oto_jax
+      >>> def gradient_norm(statistics):
+      ...     return jnp.sqrt(statistics.squared_gradient)
+      >>> target = oto_jax.Target(group_sparsity=0.5, saliency=gradient_norm)
+      >>> two_groups = GroupStatistics(*[jnp.array([4.0, 9.0])] * 3, entries=1)
+      >>> target.saliency(two_groups).tolist()
+      [2.0, 3.0]
     """
 
     squared_norm: jax.Array
@@ -39,7 +50,20 @@ Saliencies: TypeAlias = Saliency | Sequence[tuple[Saliency, float]]
 
 
 def magnitude(statistics: GroupStatistics) -> jax.Array:
-    r"""Root mean square of a group's entries, :math:`\|x_g\| / \sqrt{n_g}`."""
+    r"""Root mean square of a group's entries, :math:`\|x_g\| / \sqrt{n_g}`.
+
+    Args:
+      statistics: of the groups of one space.
+
+    Returns:
+      A number per group, shape ``(size,)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = GroupStatistics(jnp.array([4.0, 36.0]), *[jnp.zeros(2)] * 2, entries=4)
+      >>> magnitude(one).tolist()
+      [1.0, 3.0]
+    """
     return jnp.sqrt(statistics.squared_norm / statistics.entries)
 
 
@@ -48,6 +72,18 @@ def taylor(statistics: GroupStatistics) -> jax.Array:
 
     Molchanov et al., *Pruning convolutional neural networks for resource efficient inference*,
     ICLR 2017, equation 8.
+
+    Args:
+      statistics: of the groups of one space.
+
+    Returns:
+      A number per group, shape ``(size,)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = GroupStatistics(jnp.ones(2), jnp.array([-2.0, 0.5]), jnp.ones(2), entries=4)
+      >>> taylor(one).tolist()
+      [2.0, 0.5]
     """
     return jnp.abs(statistics.gradient_product)
 
@@ -56,6 +92,18 @@ def squared_taylor(statistics: GroupStatistics) -> jax.Array:
     r"""The square of `taylor`, whose average over batches is a Fisher information of the group.
 
     Molchanov et al., *Importance estimation for neural network pruning*, CVPR 2019, equation 8.
+
+    Args:
+      statistics: of the groups of one space.
+
+    Returns:
+      A number per group, shape ``(size,)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = GroupStatistics(jnp.ones(2), jnp.array([-2.0, 0.5]), jnp.ones(2), entries=4)
+      >>> squared_taylor(one).tolist()
+      [4.0, 0.25]
     """
     return jnp.square(statistics.gradient_product)
 
@@ -65,6 +113,18 @@ def cosine(statistics: GroupStatistics) -> jax.Array:
 
     Small where the way down leads towards zero: there, removing the group costs least. One of the
     saliencies of DHSPG (Chen et al., *OTOv2: Automatic, generic, user-friendly*, ICLR 2023).
+
+    Args:
+      statistics: of the groups of one space.
+
+    Returns:
+      A number per group, 1 where the group or its gradient is zero, shape ``(size,)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = GroupStatistics(jnp.ones(2), jnp.array([-1.0, 1.0]), jnp.ones(2), entries=4)
+      >>> cosine(one).tolist()
+      [2.0, 0.0]
     """
     norms = jnp.sqrt(statistics.squared_norm * statistics.squared_gradient)
     return 1 - statistics.gradient_product / jnp.where(norms > 0, norms, 1)

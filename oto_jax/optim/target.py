@@ -40,6 +40,10 @@ class Target:
       memory: decay of the running average of the saliency over steps.
       rounds: at how many steps of the window, at most, groups are chosen.
 
+    Raises:
+      HyperparameterError: if not exactly one of ``group_sparsity`` and ``kept`` is given, or a
+        number is out of its range.
+
     Example:
       >>> import oto_jax
       >>> half_the_parameters = oto_jax.Target(kept=0.5)
@@ -68,7 +72,14 @@ class Target:
             check_number("Target(kept)", self.kept, low=0.0, high=1.0)
 
     def floor(self, space: Space) -> int:
-        """How many groups of a space stay in any case."""
+        """How many groups of a space stay in any case.
+
+        Args:
+          space: the space.
+
+        Returns:
+          A number of groups, at least 1.
+        """
         return max(1, math.ceil(self.keep_at_least * space.size - 1e-9))
 
 

@@ -70,6 +70,8 @@ def add_group_lasso(lmbda: ScalarOrSchedule, zigs: ZIGs) -> optax.GradientTransf
     Raises:
       HyperparameterError: if ``lmbda`` is negative or not finite.
       UnprunableModelError: if there is no group.
+      ValueError: from ``update``, if it is not given the parameters.
+      ZIGMismatchError: from ``update``, if they are not those of ``zigs``.
 
     Example:
       >>> import jax.numpy as jnp, optax, oto_jax
@@ -218,6 +220,8 @@ def project_half_space(
       HyperparameterError: if an argument is out of its range or names an unknown space.
       InfeasibleTargetError: if the target would empty a space.
       UnprunableModelError: if there is no group.
+      ValueError: from ``update``, if it is not given the parameters.
+      ZIGMismatchError: from ``update``, if they are not those of ``zigs``.
 
     Example:
       >>> import jax.numpy as jnp, optax, oto_jax

@@ -23,6 +23,12 @@ class NormHistogram:
       edges: of the bins, equally far apart on a log axis; shape ``(bins + 1,)``.
       counts: of groups in each bin, shape ``(spaces, bins)``.
       zeros: of groups that are exactly zero and hence in no bin, shape ``(spaces,)``.
+
+    Example:
+      >>> found = NormHistogram(
+      ...     ("a",), np.array([1.0, 2.0, 4.0]), np.array([[3, 1]]), np.array([2]))
+      >>> (found.counts.sum(1) + found.zeros).tolist()
+      [6]
     """
 
     names: tuple[str, ...]

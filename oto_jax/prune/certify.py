@@ -34,6 +34,14 @@ class Certificate:
       relative: the worst difference relative to the largest magnitude of its output.
       full: what the full model costs.
       slim: what the slim model costs.
+
+    Example:
+      >>> certificate = Certificate(0.0, 0.0, Cost(parameters=8, macs=40), Cost(4, 10))
+      >>> print(certificate)
+      worst difference  0.00e+00  (0.00e+00 of the largest output)
+                              full            slim     kept
+      parameters                 8               4    50.0%
+      MACs                      40              10    25.0%
     """
 
     absolute: float

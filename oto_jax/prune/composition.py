@@ -19,6 +19,9 @@ def compose_plans(first: Plan, second: Plan) -> Plan:
       first: the plan of the first cut.
       second: the plan of a cut of the model that the first one left.
 
+    Returns:
+      A plan of the full model's arrays that keeps what both cuts keep.
+
     Raises:
       ZIGMismatchError: if ``second`` is not about the model that ``first`` left.
 

@@ -27,6 +27,9 @@ def count_macs(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
       *args: its arguments, arrays or `jax.ShapeDtypeStruct`; the whole batch counts.
       **kwargs: keyword arguments that are passed as they are.
 
+    Returns:
+      The multiply-accumulates, of which each is two floating-point operations.
+
     Example:
       >>> import jax.numpy as jnp
       >>> count_macs(lambda x, w: x @ w, jnp.ones((2, 3)), jnp.ones((3, 5)))
@@ -45,6 +48,12 @@ def count_macs(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
 def count_parameters(params: Any) -> int:
     """Number of entries of a pytree of arrays; of its ``"params"`` alone where it has them.
+
+    Args:
+      params: arrays or `jax.ShapeDtypeStruct`, in any pytree.
+
+    Returns:
+      The number, zeros included.
 
     Example:
       >>> count_parameters({"params": {"w": np.ones((2, 3))}, "batch_stats": {"m": np.ones(3)}})

@@ -106,6 +106,22 @@ class Plan:
         class with overridden ``widths`` (Linen), set ``attributes`` (NNX), or ``arrays`` alone.
       overrides: the widths that change, for `form`.
       call: what the model was called with when it was rebuilt, for checks on loading.
+
+    Example:
+      >>> import jax.numpy as jnp, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.ones((2, 3)).at[:, 1].set(0), "b": jnp.ones((3, 4))}
+      >>> plan = oto_jax.make_plan(params, oto_jax.find_zigs(f, params, jnp.ones((1, 2))))
+      >>> plan
+      Plan: 2 of 3 groups stay
+        a       3 -> 2
+      >>> plan.kept_groups, plan.units("a").positions, plan.whole
+      (array([0, 2]), array([0, 2]), False)
+      >>> plan.by_path[("b",)].slim_shape
+      (2, 4)
+      >>> Plan.from_json(plan.to_json()) == plan
+      True
     """
 
     spaces: tuple[SpacePlan, ...]
@@ -117,6 +133,7 @@ class Plan:
 
     @functools.cached_property
     def by_path(self) -> Mapping[Path, ArrayPlan]:
+        """The plan of each array by its path from the root of the variables."""
         return {array.path: array for array in self.arrays}
 
     @functools.cached_property
@@ -132,6 +149,12 @@ class Plan:
 
     def units(self, space: str) -> Cut:
         """The kept units of the space of that name.
+
+        Args:
+          space: its name, as in ``spaces``.
+
+        Returns:
+          The cut: the number of units and which of them stay.
 
         Raises:
           ZIGMismatchError: if there is no such space.
@@ -161,7 +184,11 @@ class Plan:
         return sum(space.units.size for space in self.spaces)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values; `Plan.from_json` reads it back."""
+        """The plan as JSON values; `Plan.from_json` reads it back.
+
+        Returns:
+          Dictionaries, sequences, numbers and strings that `json.dumps` writes.
+        """
         table: dict[Cut, int] = {}
         for array in self.arrays:
             for _, cut in array.cuts:
@@ -186,7 +213,14 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """The plan that `Plan.to_json` wrote."""
+        """The plan that `Plan.to_json` wrote.
+
+        Args:
+          data: what it returned, or what `json.loads` made of that.
+
+        Returns:
+          A plan equal to the one that was written.
+        """
         cuts = [
             Cut(entry["size"], tuple((a, b) for a, b in entry["kept"])) for entry in data["cuts"]
         ]

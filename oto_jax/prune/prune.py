@@ -19,6 +19,19 @@ class Pruned:
       model: an ordinary Flax module: it initialises, applies, tabulates and trains.
       variables: its variables; for NNX the model's state.
       plan: what was kept, for `shrink`, `save` and `load`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, oto_jax, flax.linen as nn
+      >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])
+      >>> x = jnp.ones((1, 4))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> slim = oto_jax.prune(model, variables, oto_jax.find_zigs(model, variables, x))
+      >>> slim
+      Pruned Sequential
+      Plan: 8 of 8 groups stay
+        layers_0       8 -> 8
+      >>> slim.model.apply(slim.variables, x).shape
+      (1, 3)
     """
 
     model: Any

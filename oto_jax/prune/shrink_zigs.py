@@ -21,6 +21,9 @@ def shrink_zigs(zigs: ZIGs, plan: Plan) -> ZIGs:
       zigs: the groups of the full model.
       plan: what is kept, made with these ``zigs``.
 
+    Returns:
+      The groups that are left, for optimizers and plans of the slim model.
+
     Raises:
       ZIGMismatchError: if the plan was made with other ZIGs, or if what stays of a unit cannot
         be told as a regular run.

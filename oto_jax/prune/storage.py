@@ -46,6 +46,7 @@ def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
     Raises:
       CheckpointError: if something stands at ``path`` already, or cannot be written, or does not
         read back as written. What stood there stays as it was.
+      ZIGMismatchError: if the variables hold no values.
 
     Example:
       >>> import tempfile, jax, jax.numpy as jnp, oto_jax, flax.linen as nn
@@ -93,6 +94,12 @@ def load(path: PathLike, model: Any) -> Pruned:
     Raises:
       CheckpointError: if the checkpoint is missing, incomplete, damaged, or of another model; the
         message names the first array that differs.
+
+    Example:
+      >>> import oto_jax, flax.linen as nn
+      >>> oto_jax.load("nowhere", nn.Dense(4))
+      Traceback (most recent call last):
+      oto_jax.errors.CheckpointError: ...nowhere...
     """
     document, arrays = _read(File(path).absolute())
     plan = Plan.from_json(document["plan"])

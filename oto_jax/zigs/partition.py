@@ -153,6 +153,8 @@ class ZIGs:
       8
       >>> zigs.masks["layers_0"]["kernel"].shape
       (1, 8)
+      >>> zigs.space_of(5).name, int(zigs.mask(5)["layers_0"]["kernel"].sum())
+      ('layers_0', 1)
     """
 
     spaces: tuple[Space, ...]
@@ -184,6 +186,7 @@ class ZIGs:
 
     @property
     def num_groups(self) -> int:
+        """The number of groups in all spaces."""
         return sum(space.size for space in self.spaces)
 
     @property
@@ -200,6 +203,12 @@ class ZIGs:
     def mask(self, group: int) -> Any:
         """A boolean pytree: which entries of the parameters belong to one group.
 
+        Args:
+          group: the group's number.
+
+        Returns:
+          NumPy arrays in the parameters' structure, broadcastable to them as ``masks`` are.
+
         Raises:
           IndexError: if there is no such group.
         """
@@ -208,20 +217,50 @@ class ZIGs:
         return jax.tree_util.tree_map(lambda numbers: numbers == group, self.masks)
 
     def space_of(self, group: int) -> Space:
-        """The space that a group belongs to."""
+        """The space that a group belongs to.
+
+        Args:
+          group: the group's number.
+
+        Returns:
+          The space; the group's unit there is ``group - space.start``.
+
+        Raises:
+          IndexError: if there is no such group.
+        """
         for space in self.spaces:
             if group in space.groups:
                 return space
         raise IndexError(f"group {group} is not in 0 ... {self.num_groups - 1}")
 
     def explain(self, path: str) -> str:
-        """What happens to one parameter, in words; ``path`` is slash-separated."""
+        """What happens to one parameter, in words.
+
+        Args:
+          path: slash-separated, from the root of the variables or of the parameters.
+
+        Returns:
+          A line for the parameter, and one or more for each of its axes.
+
+        Raises:
+          ZIGMismatchError: if there is no such parameter.
+        """
         from oto_jax.zigs.explain import explain
 
         return explain(self, path)
 
     def draw(self, file: str | FilePath | None = None) -> str:
-        """The spaces and the layers between them as SVG; see `oto_jax.zigs.draw.draw`."""
+        """The spaces and the layers between them as SVG; see `oto_jax.zigs.draw.draw`.
+
+        Args:
+          file: where to write the picture; None writes nothing.
+
+        Returns:
+          The SVG as text.
+
+        Raises:
+          ImportError: if igraph is missing, of the extra ``notebooks``.
+        """
         from oto_jax.zigs.draw import draw
 
         return draw(self, file)
