@@ -82,6 +82,33 @@ def discovery(results: Mapping[str, Any]) -> str:
     return f"{align(rows)}\n\n64 layers take {deep:.2f} times as long as 32. {_run_on(results)}"
 
 
+def latency(results: Mapping[str, Any]) -> str:
+    """Time, MACs and their quotient by model and network; a pair of columns per batch size.
+
+    In brackets the quotient beside the network with a few units fewer, not the dense one.
+    """
+    parts = []
+    for model, found in results["models"].items():
+        batches = found["batches"]
+        columns = ("ms", "time / MACs (fair)")
+        heads = [f"batch {size}: {what}" for size in batches for what in columns]
+        rows: list[tuple[str, ...]] = [
+            (f"{model}, {found['input']}", "MACs", "parameters", *heads, "temporary memory")
+        ]
+        for name, sizes in found["networks"].items():
+            measured = [batch["rows"][name] for batch in batches.values()]
+            cells = [c for row in measured for c in _time_and_quotient(row)]
+            shares = f"{sizes['macs_ratio']:.1%}", f"{sizes['parameters_ratio']:.1%}"
+            rows.append((name, *shares, *cells, f"{measured[-1]['temporary_mb']:.0f} MB"))
+        parts.append(align(rows))
+    return "\n\n".join(parts) + "\n\n" + _run_on(results)
+
+
+def _time_and_quotient(row: Mapping[str, Any]) -> tuple[str, str]:
+    quotients = f"{row['time_over_macs']:.2f} ({row['fair_time_over_macs']:.2f})"
+    return f"{row['median_ms']:.2f}", quotients
+
+
 def _run_on(results: Mapping[str, Any]) -> str:
     hardware = results["hardware"]
     where = f"{hardware['processor']}, {hardware['cores']} cores, {hardware['devices']}"
@@ -91,6 +118,7 @@ def _run_on(results: Mapping[str, Any]) -> str:
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "digits": format_table,
     "discovery": discovery,
+    "latency": latency,
     "optimizer": optimizer,
     "target_mode": target_mode,
 }

@@ -1,0 +1,338 @@
+"""Latency of pruned networks beside their multiply-accumulates, and what `round_to` buys.
+
+``python benchmarks/latency.py`` puts a share of the units of every space to zero, at random, in
+VGG16-BN (32 pixels), ResNet-50 (ImageNet form, at 112 pixels so that a batch of 64 takes a second)
+and BERT-base (64 tokens), all with random float32 weights; prunes; and times the compiled
+networks, at batch 1 and 64, in turn:
+
+* dense, and pruned to 3/4, 1/2 and 1/4 of the units: time ratio, MAC ratio, and their quotient;
+* a network *defined* at half the widths from the start, the best that any pruning can reach:
+  whether XLA is given the same program as for the pruned one, and its time;
+* odd widths (about 0.55 of the units, never an even number), and the same with ``round_to`` 8
+  and 16: fewer units cut, but widths that vector units like (not for BERT-base, whose spaces of
+  12 heads leave no room);
+* a network with 8 units fewer in every space of 64 or more: widths such as 512 are powers of two,
+  at which a processor's caches may work badly, so that the first few units cut save far more than
+  their share. The quotient is given beside this network too, where that effect is gone;
+* VGG16-BN's convolutions and dense layers alone, without what lies between them: how far the
+  quotient is their own;
+* the temporary memory that XLA takes.
+
+It writes ``results/latency.json``. Expected: ten minutes on two quiet cores; for a try,
+``--models VGG16-BN --batches 1 --rounds 3``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import oto_jax
+from benchmarks.race import compared, race
+from experiments.results import ROOT, write_results
+from oto_jax.models.bert import BertConfig, BertForQuestionAnswering
+from oto_jax.models.resnet import ResNet50
+from oto_jax.models.vgg import VGG16_BN
+
+BOUND = 1.25  # time ratio over MAC ratio, of VGG16-BN at a batch of 64
+ODD = 0.55
+FEWER, OF_AT_LEAST = 8, 64
+FAIR = f"{FEWER} units fewer"
+Variables = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network to prune.
+
+    Attributes:
+      model: the module.
+      shape: of one input.
+      dtype: of its inputs.
+      described: the input, in words.
+      rounds_widths: whether odd and rounded widths are measured.
+    """
+
+    model: nn.Module
+    shape: tuple[int, ...]
+    dtype: Any
+    described: str
+    rounds_widths: bool = True
+
+    def inputs(self, batch: int) -> jax.Array:
+        """Normal numbers, or small token numbers, that stay the same from call to call."""
+        rng = np.random.default_rng(0)
+        shape = (batch, *self.shape)
+        if jnp.issubdtype(self.dtype, np.integer):
+            return jnp.asarray(rng.integers(1, 1000, shape), self.dtype)
+        return jnp.asarray(rng.normal(size=shape), self.dtype)
+
+
+SUBJECTS = {
+    "VGG16-BN": Subject(VGG16_BN(), (32, 32, 3), np.float32, "32 x 32 pixels"),
+    "ResNet-50": Subject(ResNet50(), (112, 112, 3), np.float32, "112 x 112 pixels"),
+    "BERT-base": Subject(
+        BertForQuestionAnswering(BertConfig()), (64,), np.int32, "64 tokens", rounds_widths=False
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to measure.
+
+    Attributes:
+      models: which of VGG16-BN, ResNet-50 and BERT-base.
+      batches: batch sizes.
+      kept: shares of the units that stay.
+      round_to: what odd widths are rounded up to.
+      rounds: at most, of one model and batch size.
+      seconds: after which no new round begins, though never before three.
+      seed: of the weights and of the units to zero.
+      results: the result file.
+    """
+
+    models: tuple[str, ...] = tuple(SUBJECTS)
+    batches: tuple[int, ...] = (1, 64)
+    kept: tuple[float, ...] = (0.75, 0.5, 0.25)
+    round_to: tuple[int, ...] = (8, 16)
+    rounds: int = 60
+    seconds: float = 20.0
+    seed: int = 0
+    results: Path = ROOT / "results" / "latency.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A module with variables."""
+
+    model: nn.Module
+    variables: Variables
+
+
+def share_of(share: float) -> Callable[[int], int]:
+    """So much of a space's units."""
+    return lambda size: max(1, round(share * size))
+
+
+def odd(size: int) -> int:
+    """An odd number of units, about 0.55 of them."""
+    return round(ODD * size) // 2 * 2 + 1
+
+
+def a_few_less(size: int) -> int:
+    """Eight units fewer, where there are many."""
+    return size - FEWER if size >= OF_AT_LEAST else size
+
+
+def with_zeros(
+    variables: Variables, zigs: oto_jax.ZIGs, kept: Callable[[int], int], seed: int
+) -> Variables:
+    """The variables with all but so many units of each space at zero, drawn at random."""
+    rng = np.random.default_rng(seed)
+    groups = np.concatenate(
+        [space.start + rng.permutation(space.size)[kept(space.size) :] for space in zigs.spaces]
+    )
+
+    def zeroed(leaf: Any, numbers: Any) -> np.ndarray:
+        return np.where(np.isin(numbers, groups), np.float32(0), np.asarray(leaf))
+
+    return {**variables, "params": jax.tree.map(zeroed, variables["params"], zigs.masks)}
+
+
+def networks(subject: Subject, config: Config) -> dict[str, Network]:
+    """All that are compared, by name; of the pruned ones, the largest difference is checked."""
+    example = subject.inputs(1)
+    variables = jax.jit(subject.model.init)(jax.random.key(config.seed), example)
+    variables = {name: variables[name] for name in variables}
+    zigs = oto_jax.find_zigs(subject.model, variables, example)
+    found = {"dense": Network(subject.model, variables)}
+
+    def pruned(kept: Callable[[int], int], round_to: int = 1) -> Network:
+        sparse = with_zeros(variables, zigs, kept, config.seed)
+        slim = oto_jax.prune(subject.model, sparse, zigs, round_to=round_to)
+        certificate = oto_jax.certify((subject.model, sparse), slim, example)
+        if certificate.relative > 1e-4:
+            sys.exit(f"the pruned network differs by {certificate.relative:.1e}")
+        return Network(slim.model, slim.variables)
+
+    found[FAIR] = pruned(a_few_less)
+    for share in config.kept:
+        found[f"pruned to {share:g}"] = pruned(share_of(share))
+    half = found[_half(config)]
+    fresh = jax.jit(half.model.init)(jax.random.key(config.seed + 1), example)
+    found["defined"] = Network(half.model, fresh)
+    if subject.rounds_widths:
+        found["odd"] = pruned(odd)
+        for multiple in config.round_to:
+            found[f"odd, round_to {multiple}"] = pruned(odd, multiple)
+    return found
+
+
+def compiled(network: Network, inputs: jax.Array) -> Any:
+    """The network's forward pass; the variables are arguments, not constants."""
+    return jax.jit(network.model.apply).lower(network.variables, inputs).compile()
+
+
+def program(lowered: Any) -> str:
+    """An optimized program without the names and source lines of what it was made from."""
+    return re.sub(r"metadata=\{[^}]*\}|HloModule [^,]*,", "", lowered.as_text())
+
+
+def measure(subject: Subject, batch: int, found: Mapping[str, Network], config: Config) -> Any:
+    """Times, ratios to the dense network, memory, of one batch size."""
+    inputs = subject.inputs(batch)
+    programs = {name: compiled(network, inputs) for name, network in found.items()}
+    held = {name: jax.device_put(network.variables) for name, network in found.items()}
+
+    def call(name: str) -> Callable[[], Any]:
+        return lambda: programs[name](held[name], inputs)
+
+    times = race({name: call(name) for name in found}, rounds=config.rounds, seconds=config.seconds)
+    rows = {name: compared(times[name], times["dense"]) for name in found}
+    for name, row in rows.items():
+        memory = programs[name].memory_analysis()
+        row["temporary_mb"] = memory.temp_size_in_bytes / 1e6
+        row["arguments_mb"] = memory.argument_size_in_bytes / 1e6
+    same = program(programs["defined"]) == program(programs[_half(config)])
+    return {"rows": rows, "same_program_as_defined": same}
+
+
+def _half(config: Config) -> str:
+    return f"pruned to {config.kept[len(config.kept) // 2]:g}"
+
+
+def convolutions(found: Mapping[str, Network], batch: int, config: Config) -> dict[str, Any]:
+    """Times of VGG16-BN's convolutions and dense layers alone, each on an input of its own."""
+    calls = {}
+    for name, network in found.items():
+        layers = kernels(network.variables["params"], batch)
+        calls[name] = _all_at_once(layers)
+    times = race(calls, rounds=config.rounds, seconds=config.seconds)
+    return {name: compared(times[name], times["dense"]) for name in found}
+
+
+def kernels(params: Any, batch: int) -> list[tuple[jax.Array, jax.Array]]:
+    """A VGG's kernels with inputs as large as what each is applied to."""
+    pairs, size = [], 32
+    for name, layer in sorted(params.items()):
+        kernel = jnp.asarray(layer["kernel"]) if "kernel" in layer else None
+        if kernel is None:
+            continue
+        if kernel.ndim == 4:
+            size = 32 >> (int(name.removeprefix("conv")[0]) - 1)
+            shape: tuple[int, ...] = (batch, size, size, kernel.shape[2])
+        else:
+            shape = (batch, kernel.shape[0])
+        pairs.append((jnp.full(shape, 0.5, jnp.float32), kernel))
+    return pairs
+
+
+def _all_at_once(layers: list[tuple[jax.Array, jax.Array]]) -> Callable[[], Any]:
+    def run(layers: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
+        return [
+            jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            if kernel.ndim == 4
+            else x @ kernel
+            for x, kernel in layers
+        ]
+
+    fn = jax.jit(run)
+    return lambda: fn(layers)
+
+
+def subject_figures(name: str, config: Config) -> dict[str, Any]:
+    """Everything about one model."""
+    subject = SUBJECTS[name]
+    found = networks(subject, config)
+    example = subject.inputs(1)
+    sizes = {
+        label: {
+            "macs": oto_jax.count_macs(network.model.apply, network.variables, example),
+            "parameters": oto_jax.count_parameters(network.variables),
+        }
+        for label, network in found.items()
+    }
+    for row in sizes.values():
+        for count in ("macs", "parameters"):
+            row[f"{count}_ratio"] = row[count] / sizes["dense"][count]
+    figures: dict[str, Any] = {"input": subject.described, "networks": sizes, "batches": {}}
+    for batch in config.batches:
+        measured = measure(subject, batch, found, config)
+        add_quotients(measured["rows"], sizes)
+        if name == "VGG16-BN":
+            measured["layers_alone"] = convolutions(found, batch, config)
+            add_quotients(measured["layers_alone"], sizes)
+        figures["batches"][str(batch)] = measured
+        print_table(f"{name}, {subject.described}, batch {batch}", sizes, measured)
+    return figures
+
+
+def add_quotients(rows: dict[str, Any], sizes: Mapping[str, Any]) -> None:
+    """Time ratio over MAC ratio, to the dense network and to the one with a few units fewer."""
+    fair, macs = rows[FAIR]["median_ms"], sizes[FAIR]["macs"]
+    for label, row in rows.items():
+        row["time_over_macs"] = row["ratio"] / sizes[label]["macs_ratio"]
+        row["fair_time_over_macs"] = row["median_ms"] / fair / (sizes[label]["macs"] / macs)
+
+
+def print_table(title: str, sizes: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    """Rows as text."""
+    heads = f"{'MACs':>7}{'params':>8}{'ms':>9}{'time':>7}{'quartiles':>15}{'time/MACs':>11}"
+    print(f"\n{title:36}{heads}{'fair':>7}{'temp. MB':>10}")
+    for name, row in measured["rows"].items():
+        low, high = row["ratio_quartiles"]
+        size = sizes[name]
+        print(
+            f"{name:36}{size['macs_ratio']:7.1%}{size['parameters_ratio']:8.1%}"
+            f"{row['median_ms']:9.2f}{row['ratio']:7.3f}{low:8.3f} -{high:6.3f}"
+            f"{row['time_over_macs']:11.2f}{row['fair_time_over_macs']:7.2f}"
+            f"{row['temporary_mb']:10.1f}"
+        )
+    for name, row in measured.get("layers_alone", {}).items():
+        quotients = f"{row['time_over_macs']:11.2f}{row['fair_time_over_macs']:7.2f}"
+        print(
+            f"  layers alone: {name:35}{row['median_ms']:9.2f}{row['ratio']:7.3f}{'':15}{quotients}"
+        )
+    same = measured["same_program_as_defined"]
+    print(f"pruned and defined at the same widths are one program: {same}")
+
+
+def judged(figures: Mapping[str, Any]) -> str:
+    """The bound, beside what the convolutions alone reach at the same widths."""
+    vgg = figures.get("VGG16-BN", {"batches": {}})
+    found = vgg["batches"].get("64")
+    if found is None:
+        return "the bound is that of VGG16-BN at a batch of 64, which was not measured"
+    rows = {name: row for name, row in found["rows"].items() if name.startswith("pruned")}
+    shown = ", ".join(
+        f"{name} {row['time_over_macs']:.2f} (beside {FAIR}: {row['fair_time_over_macs']:.2f})"
+        for name, row in rows.items()
+    )
+    return f"time ratio over MAC ratio of VGG16-BN at a batch of 64 (at most {BOUND}): {shown}"
+
+
+def main(config: Config) -> None:
+    """Measures, prints, writes."""
+    figures = {name: subject_figures(name, config) for name in config.models}
+    print("\n" + judged(figures))
+    settings = {key: v for key, v in dataclasses.asdict(config).items() if key != "results"}
+    write_results(config.results, {"models": figures, "config": settings}, seed=config.seed)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))

@@ -1,0 +1,66 @@
+"""Timing several calls in turn, so that a busy moment of the machine falls on all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+LEAST_ROUNDS = 3
+
+
+def race(
+    calls: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float = float("inf")
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round; a first round, untimed, warms up.
+
+    Args:
+      calls: functions of nothing by name; what they return is waited for.
+      rounds: how many, at most.
+      seconds: after which no new round begins, though never before three.
+
+    Example:
+      >>> found = race({"nothing": lambda: None, "sum": lambda: sum(range(9))}, rounds=4)
+      >>> {name: len(times) for name, times in found.items()}
+      {'nothing': 4, 'sum': 4}
+    """
+    for call in calls.values():
+        jax.block_until_ready(call())
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
+    for number in range(rounds):
+        if number >= LEAST_ROUNDS and time.perf_counter() - begun > seconds:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            found[name].append(time.perf_counter() - start)
+    return found
+
+
+def compared(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """One contestant beside another: medians, and the spread of the ratios round by round.
+
+    Args:
+      times: seconds of each round.
+      base: those of the contestant to compare with.
+
+    Returns:
+      ``median_ms``, ``smallest_ms``, ``ratio`` of the medians, its ``ratio_quartiles``, ``rounds``.
+
+    Example:
+      >>> compared([0.002, 0.002, 0.004], [0.001, 0.002, 0.002])["ratio"]
+      1.0
+    """
+    ratios = [a / b for a, b in zip(times, base, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {
+        "median_ms": 1e3 * statistics.median(times),
+        "smallest_ms": 1e3 * min(times),
+        "ratio": statistics.median(times) / statistics.median(base),
+        "ratio_quartiles": [low, high],
+        "rounds": len(times),
+    }
