@@ -84,7 +84,7 @@ class PlotError(OTOError):
     """What is to be drawn is empty, out of range, or does not fit together.
 
     Raised by `oto_jax.plot.costs`, `oto_jax.plot.trade_off`, `oto_jax.plot.count_norms`,
-    `oto_jax.plot.histogram`, `oto_jax.plot.norm_curves`, `oto_jax.plot.norm_map`,
-    `oto_jax.plot.sparsity`, `oto_jax.plot.units`, `oto_jax.plot.transformer` and
-    `oto_jax.plot.widths`.
+    `oto_jax.plot.histogram`, `oto_jax.plot.layers`, `oto_jax.plot.norm_curves`,
+    `oto_jax.plot.norm_map`, `oto_jax.plot.sparsity`, `oto_jax.plot.units`,
+    `oto_jax.plot.transformer` and `oto_jax.plot.widths`.
     """

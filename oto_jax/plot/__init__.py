@@ -11,6 +11,7 @@ vermilion what is exactly zero or cut, grey the full network.
 
 from oto_jax.plot.costs import costs, trade_off
 from oto_jax.plot.histogram import NormHistogram, count_norms, histogram
+from oto_jax.plot.layers import layers
 from oto_jax.plot.norms import measure_norms, norm_curves, norm_map
 from oto_jax.plot.sparsity import sparsity
 from oto_jax.plot.units import transformer, units
@@ -21,6 +22,7 @@ __all__ = [
     "costs",
     "count_norms",
     "histogram",
+    "layers",
     "measure_norms",
     "norm_curves",
     "norm_map",

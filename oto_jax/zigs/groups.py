@@ -11,6 +11,7 @@ from oto_jax.zigs import dims as d
 from oto_jax.zigs.dims import Atom, Dim
 from oto_jax.zigs.partition import (
     Blocked,
+    Layer,
     Leaf,
     Member,
     Path,
@@ -66,6 +67,7 @@ def find_groups(
         parameters=tuple(v.leaf for v in variables if v.is_parameter),
         prefix=prefix,
         treedef=treedef,
+        layers=tuple(Layer(variables[number].path, axes) for number, axes in roles.layers),
     )
 
 

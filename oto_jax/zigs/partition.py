@@ -129,6 +129,17 @@ class Leaf:
         return math.prod(self.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A parameter that maps some of its axes to others, as a kernel or an embedding table does.
+
+    ``axes`` are those that its output has, such as the output channels of a convolution.
+    """
+
+    path: Path
+    axes: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ZIGs:
     """The zero-invariant groups of a model, as `oto_jax.find_zigs` found them.
@@ -142,6 +153,7 @@ class ZIGs:
       treedef: structure of the parameters' pytree.
       call: the call that the groups were found with, which pruning checks the slim model on.
       shrunk: whether these are what `oto_jax.shrink_zigs` left of the groups of a larger model.
+      layers: kernels and tables, prunable or not, in the order in which the program uses them.
 
     Example:
       >>> import jax, oto_jax, flax.linen as nn
@@ -164,6 +176,7 @@ class ZIGs:
     treedef: Any
     call: Call | None = None
     shrunk: bool = False
+    layers: tuple[Layer, ...] = ()
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:

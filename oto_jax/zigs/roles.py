@@ -31,11 +31,14 @@ class Roles:
     """Producing and consuming parameter axes in the order that the program meets them.
 
     ``heads`` are the atoms that batch a product of two data values, as attention heads do.
+    ``layers`` are the parameters that map some of their axes to others, as kernels and tables do,
+    each with the axes that it shares with its output.
     """
 
     producers: dict[Axis, None] = dataclasses.field(default_factory=dict)
     consumers: dict[Axis, None] = dataclasses.field(default_factory=dict)
     heads: set[Atom] = dataclasses.field(default_factory=set)
+    layers: dict[tuple[int, tuple[int, ...]], None] = dataclasses.field(default_factory=dict)
 
 
 def find_roles(
@@ -156,9 +159,35 @@ def _meet(node: Node, sources: list[Sources | None], roles: Roles) -> None:
         gone = contracted[number] if contracted and number < 2 else ()
         _mark(roles.consumers, (known[i] for i in gone))
         _mark(roles.producers, (axes for i, axes in enumerate(known) if i not in gone))
+        _note_layers(node, node.ins[number], known, gone, roles)
     if node.name == "dot_general" and sources[:2] == [None, None]:
         for axis in node.params["dimension_numbers"][1][0]:
             roles.heads.update(atoms(node.ins[0].dims[axis]))
+
+
+def _note_layers(
+    node: Node, weight: Value, known: Sources, gone: Iterable[int], roles: Roles
+) -> None:
+    """Parameters with an axis that the output does not have, and with one that it has."""
+    made = {atom for out in node.outs for dim in out.dims for atom in atoms(dim)}
+    outputs: set[Axis] = set()
+    used_up: set[Axis] = set()
+    single: set[Axis] = set()  # of size one, which no atom tells from others
+    for i, (dim, axes) in enumerate(zip(weight.dims, known, strict=True)):
+        if i in gone:
+            used_up |= axes
+        elif made & set(atoms(dim)):
+            outputs |= axes
+        else:
+            (used_up if dim.size > 1 else single).update(axes)
+    for number in sorted({number for number, _ in used_up}):
+        found = _axes_of(number, outputs) or _axes_of(number, single)
+        if found:
+            roles.layers.setdefault((number, found))
+
+
+def _axes_of(number: int, axes: Iterable[Axis]) -> tuple[int, ...]:
+    return tuple(sorted(axis for parameter, axis in axes if parameter == number))
 
 
 def contracted_axes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

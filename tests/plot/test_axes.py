@@ -12,6 +12,7 @@ NORMS = [[1.0, 2.0, 0.5], [0.1, 0.0, 0.4]]
 DRAW = {
     "costs": lambda net, **ax: plot.costs({"MACs": (2e6, 1e6)}, **ax),
     "histogram": lambda net, **ax: plot.histogram(*net, **ax),
+    "layers": lambda net, **ax: plot.layers(oto_jax.make_plan(*net), net[1], **ax),
     "norm_curves": lambda net, **ax: plot.norm_curves([0, 1], NORMS, **ax),
     "norm_map": lambda net, **ax: plot.norm_map([0, 1], NORMS, {"a": 2, "b": 1}, **ax),
     "sparsity": lambda net, **ax: plot.sparsity([0, 1], {"a": [0.0, 0.5]}, **ax),
