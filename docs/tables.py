@@ -70,7 +70,7 @@ def _mean(rows: list[Mapping[str, Any]]) -> str:
 
 
 def discovery(results: Mapping[str, Any]) -> str:
-    """Seconds of discovery, and of tracing alone."""
+    """Seconds of discovery, of tracing alone, and of other libraries in turn with ours."""
     rows: list[tuple[str, ...]] = [("model", "`jax.make_jaxpr`", "`find_zigs`", "ratio")]
     for name, row in results.items():
         if isinstance(row, dict) and "ratio" in row and "make_jaxpr_s" in row:
@@ -79,7 +79,28 @@ def discovery(results: Mapping[str, Any]) -> str:
     llama = results["LLaMA-7B"]
     rows.append(("LLaMA-7B's shapes", "", f"{llama['find_zigs_s']:.2f} s", ""))
     deep = results["64 layers against 32"]["ratio"]
-    return f"{align(rows)}\n\n64 layers take {deep:.2f} times as long as 32. {_run_on(results)}"
+    parts = [align(rows), *_peers(results.get("peers", {}))]
+    ending = f"64 layers take {deep:.2f} times as long as 32. {_run_on(results)}"
+    return "\n\n".join([*parts, ending])
+
+
+def _peers(peers: Mapping[str, Any]) -> list[str]:
+    """Wall time beside other libraries', and how many times theirs is ours."""
+    if "models" not in peers:
+        return []
+    names = [name for name in next(iter(peers["models"].values())) if name != "find_zigs"]
+    rows: list[tuple[str, ...]] = [("model", "`find_zigs`", *names)]
+    for model, found in peers["models"].items():
+        cells = [_peer(found[name]) for name in names]
+        rows.append((model, f"{found['find_zigs']['seconds']:.2f} s", *cells))
+    versions = ", ".join(f"{name} {version}" for name, version in peers["versions"].items())
+    return [f"{align(rows)}\n\nWall time; in brackets, of ours ({versions})."]
+
+
+def _peer(row: Mapping[str, Any]) -> str:
+    if "failure" in row:
+        return f"failed: {row['failure']}"
+    return f"{row['seconds']:.2f} s ({1 / row['ours_over_theirs']:.1f} times)"
 
 
 def latency(results: Mapping[str, Any]) -> str:

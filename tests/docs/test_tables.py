@@ -7,7 +7,7 @@ import pytest
 
 from docs.tables import BLOCK, TABLES, filled, pages
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def committed(path: str) -> str:
@@ -20,6 +20,14 @@ def committed(path: str) -> str:
     return done.stdout
 
 
+def is_committed(path: str) -> bool:
+    """Whether a result is there to be shown: its table's function may come first."""
+    done = subprocess.run(
+        ["git", "cat-file", "-e", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_tables_come_from_the_result_files(page):
     name = page.relative_to(ROOT).as_posix()
@@ -29,4 +37,5 @@ def test_tables_come_from_the_result_files(page):
 
 def test_every_table_stands_on_a_page():
     shown = {match[1] for page in pages() for match in BLOCK.finditer(page.read_text())}
-    assert shown == {f"results/{name}.json" for name in TABLES}
+    files = {f"results/{name}.json" for name in TABLES}
+    assert shown == {file for file in files if is_committed(file)}
