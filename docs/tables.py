@@ -130,6 +130,36 @@ def _time_and_quotient(row: Mapping[str, Any]) -> tuple[str, str]:
     return f"{row['median_ms']:.2f}", quotients
 
 
+def scaling(results: Mapping[str, Any]) -> str:
+    """Seconds of discovery and of pruning by depth and width."""
+    names = ("make_jaxpr", "find_zigs", "make_plan", "prune")
+    rows: list[tuple[str, ...]] = [
+        ("layers", "width", "parameters", *(f"`{name}`" for name in names))
+    ]
+    for row in results["rows"]:
+        sizes = f"{row['depth']}", f"x{row['width']}", f"{row['parameters']:,}"
+        rows.append((*sizes, *(f"{row[f'{name}_s']:.2f} s" for name in names)))
+    return f"{align(rows)}\n\n{_run_on(results)}"
+
+
+def shrinking(results: Mapping[str, Any]) -> str:
+    """Total time of training with and without cuts, and of dense training."""
+    heads = ("seconds", "compiling", "a step at the end", "MACs left")
+    rows: list[tuple[str, ...]] = [("training", *heads)]
+    for name, row in results["runs"].items():
+        times = f"{row['seconds']:.0f} s", f"{row['compile_seconds']:.0f} s"
+        step = f"{row['last_step_ms']:.0f} ms"
+        rows.append((name, *times, step, f"{row.get('kept_macs', 1.0):.0%}"))
+    found = results["agreement"]
+    ending = (
+        f"Shrinking takes {results['ratio']:.2f} of the time without,"
+        f" {results['ratio_to_dense']:.2f} of that of dense training. The two networks put"
+        f" {found['same_class']:.2%} of the test images into the same class (top-1"
+        f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %). {_run_on(results)}"
+    )
+    return f"{align(rows)}\n\n{ending}"
+
+
 def _run_on(results: Mapping[str, Any]) -> str:
     hardware = results["hardware"]
     where = f"{hardware['processor']}, {hardware['cores']} cores, {hardware['devices']}"
@@ -141,6 +171,8 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "discovery": discovery,
     "latency": latency,
     "optimizer": optimizer,
+    "scaling": scaling,
+    "shrinking": shrinking,
     "target_mode": target_mode,
 }
 

@@ -1,0 +1,1 @@
+"""Other pruning libraries, run beside this one in an environment of their own."""

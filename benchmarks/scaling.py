@@ -1,0 +1,140 @@
+"""How discovery and pruning grow with depth and width.
+
+``python benchmarks/scaling.py`` takes BERT encoders of 8, 16, 32 and 64 layers, 64 and 256 wide, with
+half of all heads and feed-forward units at zero, and measures seconds of this process's processor
+time, the least of a few runs: `jax.make_jaxpr`, `find_zigs` on abstract values, `make_plan` (which
+units are zero), and `prune` (the plan, the narrower module, its variables, and the checks).
+
+It prints, and writes to ``results/scaling.json``, the exponent of each in the depth: 1 is linear.
+The bound: twice the layers take at most 2.3 times as long, from 32 to 64, at both widths; and four
+times the width at most 1.5 times as long for discovery, which looks at no value. Expected: two
+minutes; for a try, ``--depths 8 16 --repeats 1``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import oto_jax
+from benchmarks.discovery import seconds
+from experiments.results import ROOT, write_results
+from oto_jax.models.bert import BertConfig, BertForQuestionAnswering
+
+TWICE_THE_DEPTH, FOUR_TIMES_THE_WIDTH = 2.3, 1.5
+HIDDEN, HEAD_DIM, WIDER, LENGTH = 64, 16, 4, 64
+WHAT = ("make_jaxpr", "find_zigs", "make_plan", "prune")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to measure.
+
+    Attributes:
+      depths: numbers of layers.
+      repeats: of each measurement; the least counts.
+      results: the result file.
+    """
+
+    depths: tuple[int, ...] = (8, 16, 32, 64)
+    repeats: int = 3
+    seed: int = 0
+    results: Path = ROOT / "results" / "scaling.json"
+
+
+def encoder(depth: int, width: int) -> BertForQuestionAnswering:
+    """A BERT of so many layers, whose widths are so many times the smallest's."""
+    hidden = HIDDEN * width
+    config = BertConfig.uniform(depth, hidden, hidden // HEAD_DIM, 4 * hidden, vocabulary=1000)
+    return BertForQuestionAnswering(config)
+
+
+def half_zero(variables: Any, zigs: oto_jax.ZIGs) -> Any:
+    """Every other group of every space at zero."""
+    groups = np.concatenate([space.start + np.arange(0, space.size, 2) for space in zigs.spaces])
+
+    def zeroed(leaf: Any, numbers: Any) -> np.ndarray:
+        return np.where(np.isin(numbers, groups), np.float32(0), np.asarray(leaf))
+
+    return {**variables, "params": jax.tree.map(zeroed, variables["params"], zigs.masks)}
+
+
+def measure(depth: int, width: int, config: Config) -> dict[str, float]:
+    """Least seconds of each, and the sizes."""
+    model = encoder(depth, width)
+    ids = jax.ShapeDtypeStruct((1, LENGTH), np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), ids)
+    rng = np.random.default_rng(config.seed)
+    dense = jax.tree.map(lambda s: rng.normal(0, 0.02, s.shape).astype(s.dtype), shapes)
+    zigs = oto_jax.find_zigs(model, shapes, ids)
+    variables = half_zero(dict(dense), zigs)
+    calls = {
+        "make_jaxpr": lambda: jax.make_jaxpr(lambda *given: model.apply(*given))(shapes, ids),
+        "find_zigs": lambda: oto_jax.find_zigs(model, shapes, ids),
+        "make_plan": lambda: oto_jax.make_plan(variables, zigs),
+        "prune": lambda: oto_jax.prune(model, variables, zigs),
+    }
+    least = {
+        f"{name}_s": min(seconds(call) for _ in range(config.repeats))
+        for name, call in calls.items()
+    }
+    parameters = oto_jax.count_parameters(variables)
+    return {"depth": depth, "width": width, "parameters": parameters, **least}
+
+
+def exponent(rows: list[dict[str, float]], what: str) -> float:
+    """By which power of the depth the time grows, from the shallowest to the deepest."""
+    first, last = rows[0], rows[-1]
+    if first["depth"] == last["depth"]:
+        return 0.0
+    grown = last[f"{what}_s"] / first[f"{what}_s"]
+    return math.log(grown) / math.log(last["depth"] / first["depth"])
+
+
+def failures(rows: Mapping[tuple[int, int], dict[str, float]]) -> list[str]:
+    """The bounds that are passed."""
+    over = []
+    for (depth, width), row in rows.items():
+        half = rows.get((depth // 2, width))
+        for what in ("find_zigs", "prune"):
+            if depth == 64 and half and row[f"{what}_s"] > TWICE_THE_DEPTH * half[f"{what}_s"]:
+                over.append(f"{what} of {depth} layers, width x{width}")
+        narrow = rows[depth, 1]
+        if row["find_zigs_s"] > FOUR_TIMES_THE_WIDTH * narrow["find_zigs_s"]:
+            over.append(f"find_zigs of width x{width}, {depth} layers")
+    return over
+
+
+def main(config: Config) -> None:
+    """Measures, prints, writes, judges."""
+    rows = {}
+    measure(2, 1, dataclasses.replace(config, repeats=1))  # what the first call alone pays for
+    print(f"{'layers':>8}{'width':>7}{'parameters':>13}", *(f"{name:>12}" for name in WHAT))
+    for width in (1, WIDER):
+        for depth in config.depths:
+            row = rows[depth, width] = measure(depth, width, config)
+            times = "".join(f"{row[f'{name}_s']:11.3f} s" for name in WHAT)
+            print(f"{depth:8}{width:6}x{row['parameters']:13,}{times}")
+    exponents = {}
+    for width in (1, WIDER):
+        column = [row for row in rows.values() if row["width"] == width]
+        exponents[f"width x{width}"] = {name: exponent(column, name) for name in WHAT}
+    print("exponents of the depth:", exponents)
+    figures = {"rows": list(rows.values()), "exponents": exponents}
+    write_results(config.results, figures, seed=config.seed)
+    if over := failures(rows):
+        sys.exit(f"over their bounds: {', '.join(over)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))

@@ -1,0 +1,261 @@
+"""What cutting dead groups out during training saves: total time with and without `--shrink-every`.
+
+``python benchmarks/shrinking.py`` trains the published ResNet-20 on CIFAR-10's first images three
+times, with the experiments' own loop, over the same batches:
+
+* ``dense``: momentum SGD, nothing else;
+* ``hspg``: HSPG to a quarter of the multiply-accumulates within the first epochs, cut at the end;
+* ``hspg, shrinking``: the same, with the zero groups cut out at the end of every so many epochs.
+
+Total time is the wall time of the whole call: discovery, compilation (that of each narrower
+network's step too), cuts, steps, logs. The bound: shrinking takes at most 0.75 of the time of HSPG
+without. Both end in the same network up to rounding, which is checked on test images: how many
+fall into the same class, and how far the outputs are apart. It writes ``results/shrinking.json``.
+Expected: six minutes on two quiet cores; for a try, ``--epochs 6 --train-images 256``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import oto_jax
+from experiments.cifar10_task import Cifar10Options
+from experiments.data import cifar10
+from experiments.data.augmentation import normalise
+from experiments.errors import MissingDataError
+from experiments.resnet_cifar10 import Config as RunConfig
+from experiments.resnet_cifar10 import Depth, make_task
+from experiments.results import ROOT, write_results
+from experiments.training.loop import Trained, train
+from experiments.training.options import RunOptions, to_json
+from experiments.training.recipe import Recipe
+from experiments.training.run_folder import open_run
+from experiments.training.script import start
+from experiments.training.state import variables_of
+from experiments.training.task import Task
+
+BOUND = 0.75
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to train.
+
+    Attributes:
+      depth: of the CIFAR ResNet.
+      epochs: of every run.
+      train_images: images of an epoch.
+      test_images: on which the predictions are compared.
+      target_macs: what is left of the multiply-accumulates.
+      target_epochs: the length of the window, which begins with the second epoch.
+      shrink_every: epochs between cuts.
+      results: the result file.
+    """
+
+    depth: Depth = 20
+    epochs: int = 18
+    batch_size: int = 64
+    train_images: int = 1600
+    test_images: int = 2000
+    learning_rate: float = 0.01
+    target_macs: float = 0.25
+    target_epochs: int = 2
+    shrink_every: int = 3
+    seed: int = 0
+    results: Path = ROOT / "results" / "shrinking.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished training and what it took.
+
+    Attributes:
+      trained: the network.
+      figures: JSON values.
+    """
+
+    trained: Trained
+    figures: dict[str, Any]
+
+
+def run_config(config: Config, shrink_every: int) -> RunConfig:
+    """The experiment's own configuration."""
+    recipe = Recipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        learning_rate_drops=(config.epochs // 2,),
+        start_epoch=1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        target_macs=config.target_macs,
+        target_epochs=config.target_epochs,
+    )
+    data = Cifar10Options(train_images=config.train_images, test_images=config.test_images)
+    options = RunOptions(
+        seed=config.seed,
+        log_every=10,
+        checkpoint_every=10**9,  # one checkpoint, at the end
+        evaluate_every=0,
+        shrink_every=shrink_every,
+    )
+    return RunConfig(depth=config.depth, recipe=recipe, data=data, run=options)
+
+
+def with_sgd(task: Task, recipe: Recipe) -> Task:
+    """The same training without group lasso and projection."""
+    sgd = optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay),
+        optax.sgd(recipe.learning_rate, momentum=recipe.momentum),
+    )
+    return dataclasses.replace(task, optimizer=lambda zigs: sgd)
+
+
+@contextmanager
+def compiling() -> Iterator[list[float]]:
+    """Collects the seconds of each compilation."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == COMPILE_EVENT:
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def run(config: Config, shrink_every: int, sgd: bool = False) -> Run:
+    """Trains once, timed from discovery to the last step."""
+    of_run = run_config(config, shrink_every)
+    parallel = start(of_run.run)
+    task = make_task(of_run, parallel)
+    task = with_sgd(task, of_run.recipe) if sgd else task
+    task = dataclasses.replace(task, evaluate=lambda model, variables: {})
+    folder = Path(tempfile.mkdtemp(prefix="shrinking-"))
+    jax.clear_caches()  # so that each run pays for what it compiles
+    try:
+        with open_run(folder, to_json(of_run)) as opened, compiling() as compilations:
+            begun = time.perf_counter()
+            trained = train(task, of_run.run, parallel, opened)
+            seconds = time.perf_counter() - begun
+        step_ms = last_steps_ms(folder)
+    finally:
+        shutil.rmtree(folder)
+    figures = {
+        "seconds": seconds,
+        "compile_seconds": sum(compilations),
+        "cuts": len(trained.network.cuts),
+        "last_step_ms": step_ms,
+        "parameters": oto_jax.count_parameters(trained.state.params),
+    }
+    return Run(trained, figures)
+
+
+def last_steps_ms(folder: Path) -> float:
+    """Median milliseconds of a step over the last lines of a run's log."""
+    lines = (folder / "timing.jsonl").read_text().splitlines()[-5:]
+    return statistics.median(json.loads(line)["milliseconds_per_step"] for line in lines)
+
+
+def outputs(trained: Trained, images: jax.Array) -> np.ndarray:
+    """Logits of the trained network."""
+    variables = jax.tree.map(np.asarray, variables_of(trained.state))
+    return np.asarray(jax.jit(trained.network.model.apply)(variables, images))
+
+
+def macs(trained: Trained, image: jax.Array) -> int:
+    """Multiply-accumulates of the network that is left when zero groups are cut."""
+    variables = jax.tree.map(np.asarray, variables_of(trained.state))
+    slim = oto_jax.prune(trained.network.model, variables, trained.network.zigs)
+    return oto_jax.count_macs(slim.model.apply, slim.variables, image)
+
+
+def agreement(one: np.ndarray, other: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How alike two networks' outputs are, and how good."""
+    return {
+        "same_class": float(np.mean(one.argmax(-1) == other.argmax(-1))),
+        "worst_relative_difference": float(np.abs(one - other).max() / np.abs(one).max()),
+        "top1_without": 100 * float(np.mean(one.argmax(-1) == labels)),
+        "top1_with": 100 * float(np.mean(other.argmax(-1) == labels)),
+    }
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """All figures."""
+    test = cifar10.load("test").first(config.test_images)
+    images = normalise(test.images)
+    runs = {
+        "dense": run(config, 0, sgd=True),
+        "hspg": run(config, 0),
+        "hspg, shrinking": run(config, config.shrink_every),
+    }
+    without, shrunk = runs["hspg"].trained, runs["hspg, shrinking"].trained
+    full = macs(runs["dense"].trained, images[:1])
+    figures: dict[str, Any] = {"runs": {name: found.figures for name, found in runs.items()}}
+    for name, found in (("hspg", without), ("hspg, shrinking", shrunk)):
+        figures["runs"][name]["kept_macs"] = macs(found, images[:1]) / full
+    seconds = {name: found.figures["seconds"] for name, found in runs.items()}
+    figures["ratio"] = seconds["hspg, shrinking"] / seconds["hspg"]
+    figures["ratio_to_dense"] = seconds["hspg, shrinking"] / seconds["dense"]
+    figures["agreement"] = agreement(outputs(without, images), outputs(shrunk, images), test.labels)
+    return figures
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Prints the figures."""
+    heads = f"{'seconds':>9}{'compiling':>11}{'cuts':>6}{'last step':>12}{'kept MACs':>11}"
+    print(f"\n{'':18}{heads}")
+    for name, row in figures["runs"].items():
+        kept = f"{row['kept_macs']:11.1%}" if "kept_macs" in row else f"{1:11.1%}"
+        print(
+            f"{name:18}{row['seconds']:9.1f}{row['compile_seconds']:11.1f}{row['cuts']:6}"
+            f"{row['last_step_ms']:9.0f} ms{kept}"
+        )
+    found = figures["agreement"]
+    print(f"\nshrinking, of the time without: {figures['ratio']:.2f} (at most {BOUND})")
+    print(f"shrinking, of the time of dense training: {figures['ratio_to_dense']:.2f}")
+    print(
+        f"the same class for {found['same_class']:.2%} of the test images, outputs apart by"
+        f" {found['worst_relative_difference']:.1e} of the largest; top-1"
+        f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %"
+    )
+
+
+def main(config: Config) -> None:
+    """Measures, prints, writes, judges."""
+    try:
+        cifar10.load("test")
+    except MissingDataError as error:
+        print(f"skipped: {error}")
+        return
+    figures = measure(config)
+    report(figures)
+    settings = {key: v for key, v in dataclasses.asdict(config).items() if key != "results"}
+    write_results(config.results, {**figures, "config": settings}, seed=config.seed)
+    if figures["ratio"] > BOUND:
+        sys.exit(f"over its bound: {figures['ratio']:.2f} of the time without")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))
