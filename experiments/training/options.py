@@ -87,7 +87,8 @@ def check_dtype(name: str) -> None:
 
 # They decide where, when and how fast a run computes, not what.
 NO_EFFECT_ON_THE_RESULT = frozenset(
-    "name workdir parallel max_minutes stop_after workers coordinator processes process".split()
+    "name workdir cache parallel max_minutes stop_after workers"
+    " coordinator processes process".split()
 )
 
 Config = TypeVar("Config")
@@ -102,7 +103,7 @@ def to_json(config: Any) -> dict[str, Any]:
     return {
         field.name: _json(getattr(config, field.name))
         for field in dataclasses.fields(config)
-        if not (isinstance(config, RunOptions) and field.name in NO_EFFECT_ON_THE_RESULT)
+        if field.name not in NO_EFFECT_ON_THE_RESULT
     }
 
 

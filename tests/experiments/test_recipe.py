@@ -1,11 +1,13 @@
 """The scripts' defaults are the paper's recipes, and epochs become the right steps."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from experiments import (
+    bert_squad,
     resnet50_cifar10,
     resnet50_imagenet,
     resnet_cifar10,
@@ -95,6 +97,7 @@ def test_where_and_how_long_a_run_computes_is_no_part_of_what_it_computes():
     options = RunOptions(workdir=Path("a"), parallel="mesh", max_minutes=1.0, workers=3)
     assert to_json(options) == to_json(RunOptions())
     assert to_json(RunOptions(seed=1)) != to_json(RunOptions())
+    assert str(ROOT) not in json.dumps(to_json(bert_squad.Config()))
 
 
 def test_collectives_are_counted_with_their_bytes():
