@@ -14,6 +14,7 @@ from oto_jax.errors import PlotError
 KEPT, CUT, FULL = "#0072B2", "#D55E00", "#D9D9D9"
 # Okabe and Ito's other colours, for what is told apart by a legend; vermilion stays for the dead.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C510A", "#999999")
+WIDE = 8  # From this ratio of sizes on, the small ones would vanish on a linear axis.
 WIDTH = 8.0  # inches: 800 pixels at the usual 100 dots per inch
 
 

@@ -9,7 +9,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from oto_jax.errors import PlotError
-from oto_jax.plot.canvas import COLOURS, FULL, KEPT, axes_or_new, height_of_rows, write_beside
+from oto_jax.plot.canvas import (
+    COLOURS,
+    FULL,
+    KEPT,
+    WIDE,
+    axes_or_new,
+    height_of_rows,
+    log_ticks,
+    write_beside,
+)
 from oto_jax.prune.certify import Certificate
 
 Pairs = Mapping[str, tuple[float, float]]
@@ -107,7 +116,8 @@ def trade_off(
       ax: where to draw; None makes a new figure.
 
     Returns:
-      The axes; a line for each curve, its points ordered by cost.
+      The axes; a line for each curve, its points ordered by cost. Where costs differ by a factor
+      of eight or more, their axis is logarithmic.
 
     Raises:
       PlotError: if there are no points, or a number is NaN or infinite.
@@ -130,9 +140,21 @@ def trade_off(
         ax.axhline(dense[1], color="0.5", linestyle=":", linewidth=1.2)
         ax.plot(*dense, color="black", marker="*", markersize=12, linestyle="", label="dense")
     ax.set(xlabel=cost, ylabel=score, title="What is kept, and what it scores")
+    _spread(ax, [*np.concatenate(list(tables.values()))[:, 0], *(dense or ())[:1]])
     ax.legend(fontsize="small")
     ax.grid(alpha=0.3)
     return ax
+
+
+def _spread(ax: Axes, costs: Sequence[float]) -> None:
+    """A log axis where the small costs would stand on top of each other on a linear one."""
+    low, high = min(costs), max(costs)
+    if low > 0 and high >= WIDE * low:
+        ax.set_xscale("log")
+        ax.set_xticks(log_ticks(low / 1.1, high * 1.1), minor=False)
+        ax.set_xticks([], minor=True)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlabel(f"{ax.get_xlabel()}, log scale")
 
 
 def _ordered(name: str, curve: Points) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from oto_jax.errors import PlotError, ZIGMismatchError
-from oto_jax.plot.canvas import FULL, KEPT, WIDTH, axes_or_new
+from oto_jax.plot.canvas import FULL, KEPT, WIDE, WIDTH, axes_or_new
 from oto_jax.prune.plan import ArrayPlan, Plan
 from oto_jax.prune.prune import Pruned
 from oto_jax.zigs.partition import Layer, Path, ZIGs, format_path
@@ -23,7 +23,6 @@ LARGEST, SMALLEST = 8.0, 6.0  # points; type below that is left out
 PANEL = 2.9  # inches from the lowest line to the highest number
 LETTER = 0.6  # width of a letter in heights, on average
 LEVEL = 0.07  # from line to line, in heights of the highest bar
-WIDE = 8  # From this ratio of widths on, small ones would vanish on a linear axis.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,6 +176,18 @@ def test_trade_off_orders_each_curve_by_cost(ax):
     assert drawn["dense"] == [[100, 92]]
 
 
+@pytest.mark.parametrize("low, scale", [(3, "log"), (20, "linear"), (0, "linear")])
+def test_costs_far_apart_get_a_log_axis(ax, low, scale):
+    plot.trade_off([(low, 80.0), (30, 90.0)], dense=(100, 92.0), ax=ax)
+    assert ax.get_xscale() == scale
+    assert ("log scale" in ax.get_xlabel()) == (scale == "log")
+    ax.figure.draw_without_rendering()
+    shown = [label.get_text() for label in ax.get_xticklabels()]
+    assert (shown == ["3", "10", "30", "100"]) == (scale == "log")
+    left, right = ax.get_xlim()
+    assert left < low < 100 < right
+
+
 @pytest.mark.parametrize("points", [{}, [], [(1, float("nan"))], {"a": [(1, 2, 3)]}])
 def test_curves_without_points_are_refused(ax, points):
     with pytest.raises(oto_jax.PlotError):
