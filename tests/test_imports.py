@@ -22,7 +22,7 @@ MAY_IMPORT = {
 }
 FLAX_LIVES_IN = ("models/", "prune/linen", "prune/nnx", "zigs/find.py")
 CORE = {"jax", "flax", "optax", "numpy", "orbax"}
-PLOTS = ("canvas", "costs", "histogram", "norms", "sparsity", "units", "widths")
+PLOTS = ("canvas", "costs", "histogram", "layers", "norms", "sparsity", "units", "widths")
 # What a function of the library asks for when it is called, from an extra.
 EXTRAS = {
     "zigs/draw.py": {"igraph"},
