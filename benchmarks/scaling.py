@@ -1,6 +1,6 @@
 """How discovery and pruning grow with depth and width.
 
-``python benchmarks/scaling.py`` takes BERT encoders of 8, 16, 32 and 64 layers, 64 and 256 wide, with
+``python benchmarks/scaling.py`` takes BERT encoders of 8 to 64 layers, 64 and 256 wide, with
 half of all heads and feed-forward units at zero, and measures seconds of this process's processor
 time, the least of a few runs: `jax.make_jaxpr`, `find_zigs` on abstract values, `make_plan` (which
 units are zero), and `prune` (the plan, the narrower module, its variables, and the checks).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,12 @@ class Recipe:
         None: as many as the half-space test finds, as in the paper.
       target_macs: groups become zero until this part of the multiply-accumulates is left; instead
         of ``target_group_sparsity``.
-      target_epochs: target mode: epochs from ``start_epoch`` to the target; None: the rest.
+      target_epochs: target mode: epochs from ``start_epoch`` to the target; None: the rest, 0: a
+        single step.
+      saliency: target mode: which groups to keep; None: HSPG's own choice, which is ``taylor``.
+      fade: target mode: the share of the window over which a chosen group shrinks before it is put
+        to zero; None: HSPG's own. With ``saliency`` ``magnitude``, ``target_epochs`` and ``fade`` 0
+        and ``lmbda`` 0, a recipe is magnitude pruning in one shot, then fine-tuning.
     """
 
     epochs: int = 300
@@ -54,6 +59,8 @@ class Recipe:
     target_group_sparsity: float | None = None
     target_macs: float | None = None
     target_epochs: int | None = None
+    saliency: Literal["taylor", "magnitude"] | None = None
+    fade: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -65,6 +72,13 @@ class Recipe:
             )
         if self.target_macs is not None and self.target_group_sparsity is not None:
             raise OptionError("--target-macs and --target-group-sparsity exclude each other")
+        if self.target_macs is None and self.target_group_sparsity is None:
+            for name in ("saliency", "fade"):
+                if getattr(self, name) is not None:
+                    raise OptionError(
+                        f"--{name} says how a target is reached: give --target-macs or"
+                        " --target-group-sparsity with it"
+                    )
 
 
 def drops(value: float, epochs: tuple[int, ...], steps_per_epoch: int) -> optax.Schedule:
@@ -107,14 +121,27 @@ def hspg_optimizer(
 def _target(
     recipe: Recipe, steps_per_epoch: int, mac_costs: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    target: Any = recipe.target_group_sparsity
     if recipe.target_macs is not None:
-        target = oto_jax.Target(kept=recipe.target_macs, costs=mac_costs)
-    if target is None:
+        what: dict[str, Any] = {"kept": recipe.target_macs, "costs": mac_costs}
+    elif recipe.target_group_sparsity is not None:
+        what = {"group_sparsity": recipe.target_group_sparsity}
+    else:
         return {}
     rest = recipe.epochs - recipe.start_epoch
     epochs = rest if recipe.target_epochs is None else min(recipe.target_epochs, rest)
-    return {"target_group_sparsity": target, "target_steps": epochs * steps_per_epoch}
+    target = oto_jax.Target(**what, **_how(recipe))
+    steps = max(1, epochs * steps_per_epoch)
+    return {"target_group_sparsity": target, "target_steps": steps}
+
+
+def _how(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe says about the way to the target; the rest is the library's choice."""
+    how: dict[str, Any] = {}
+    if recipe.saliency is not None:
+        how["saliency"] = getattr(oto_jax.saliency, recipe.saliency)
+    if recipe.fade is not None:
+        how["fade"] = recipe.fade
+    return how
 
 
 def mac_costs(model: nn.Module, *inputs: Any, **call: Any) -> dict[str, float]:

@@ -4,8 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
+import oto_jax
 from experiments import (
     bert_squad,
     resnet50_cifar10,
@@ -19,7 +23,7 @@ from experiments.data.folders import ROOT
 from experiments.errors import OptionError
 from experiments.training.ahead_of_time import count_collectives
 from experiments.training.options import RunOptions, from_json, to_json
-from experiments.training.recipe import Recipe, drops
+from experiments.training.recipe import Recipe, drops, hspg_optimizer
 from experiments.training.script import result_file, run_folder_of
 
 # learning-rate drops, lambda, its drops, N_p, epochs, batch, epsilon of dense layers.
@@ -61,11 +65,43 @@ def test_a_value_drops_at_the_beginning_of_its_epochs():
         {"batch_size": 0},
         {"epochs": 3, "start_epoch": 4},
         {"target_macs": 0.5, "target_group_sparsity": 0.5},
+        {"saliency": "magnitude"},
+        {"fade": 0.0},
     ],
 )
 def test_impossible_recipes_are_refused(values):
     with pytest.raises(OptionError, match="--"):
         Recipe(**values)
+
+
+def test_one_shot_magnitude_pruning_keeps_the_largest_groups_from_the_first_step_on():
+    params = {
+        "a": {"kernel": jnp.diag(jnp.array([3.0, 1.0, 4.0, 2.0]))},
+        "b": {"kernel": jnp.ones((4, 2))},
+    }
+
+    def network(params, x):
+        return jnp.maximum(x @ params["a"]["kernel"], 0) @ params["b"]["kernel"]
+
+    recipe = Recipe(
+        epochs=3,
+        learning_rate=0.0,
+        lmbda=0.0,
+        start_epoch=0,
+        target_group_sparsity=0.5,
+        target_epochs=0,
+        saliency="magnitude",
+        fade=0.0,
+    )
+    zigs = oto_jax.find_zigs(network, params, jnp.ones((1, 4)))
+    tx = hspg_optimizer(recipe, steps_per_epoch=7)(zigs)
+    state = tx.init(params)
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    gradients["a"]["kernel"] = jnp.diag(jnp.array([0.1, 9.0, 0.1, 9.0]))  # Taylor's choice differs.
+    for _ in range(2):
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        assert jnp.diag(params["a"]["kernel"]).tolist() == [3.0, 0.0, 4.0, 0.0]
 
 
 @pytest.mark.parametrize(
