@@ -134,7 +134,7 @@ def test_experiments_need_only_declared_packages() -> None:
     """What experiments and tests import is in an extra, so that `make` installs it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    used = ("experiments", "notebooks", "test")
+    used = ("docs", "experiments", "notebooks", "test")
     lines = [*project["dependencies"], *(line for name in used for line in extras[name])]
     declared = {plain(re.split(r"[^\w.-]", line)[0]) for line in lines} | {"orbax-checkpoint"}
     packages = importlib.metadata.packages_distributions()
