@@ -1,11 +1,12 @@
 """The tables in README.md and docs/, written from the result files.
 
-``python docs/tables.py`` rewrites what stands between ``<!-- table: results/NAME.json -->`` and
-``<!-- /table -->``; a test compares the two.
+``python docs/tables.py`` rewrites what stands between ``<!-- table: NAME -->`` and
+``<!-- /table -->``; a test compares the two. `TABLES` says which result files a table shows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import statistics
@@ -17,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from docs import accuracy
 from experiments.comparison import align, format_table
 from experiments.results import write_whole
 
@@ -166,30 +168,61 @@ def _run_on(results: Mapping[str, Any]) -> str:
     return f"(`{results['command']}`, {where}, jax {results['versions']['jax']}.)"
 
 
-TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "digits": format_table,
-    "discovery": discovery,
-    "latency": latency,
-    "optimizer": optimizer,
-    "scaling": scaling,
-    "shrinking": shrinking,
-    "target_mode": target_mode,
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table and where its figures are.
+
+    Attributes:
+      files: result files; one that is not there has not been run.
+      write: from their contents, in this order (None: not run), to Markdown.
+    """
+
+    files: tuple[str, ...]
+    write: Callable[..., str]
+
+
+def _of_one_file(name: str, write: Callable[[Mapping[str, Any]], str]) -> Table:
+    return Table((f"results/{name}.json",), lambda found: write(found) if found else "Not run.")
+
+
+TABLES: Mapping[str, Table] = {
+    "digits": _of_one_file("digits", format_table),
+    "discovery": _of_one_file("discovery", discovery),
+    "latency": _of_one_file("latency", latency),
+    "optimizer": _of_one_file("optimizer", optimizer),
+    "scaling": _of_one_file("scaling", scaling),
+    "shrinking": _of_one_file("shrinking", shrinking),
+    "target_mode": _of_one_file("target_mode", target_mode),
+    "paper": Table(accuracy.PAPER_FILES, accuracy.paper),
+    "cifar_resnets": Table(accuracy.RESNET_FILES, accuracy.cifar_resnets),
+    "squad": Table(accuracy.SQUAD_FILES, accuracy.squad),
 }
 
 
-def filled(text: str, read: Callable[[str], str]) -> str:
-    """A page with its tables written anew.
+def filled(text: str, read: Callable[[str], str | None], to_root: str = "") -> str:
+    """A page with its tables written anew, each with links to its result files.
 
     Args:
       text: the page.
-      read: from the path of a result file, relative to the repository, to its text.
+      read: from the path of a result file, relative to the repository, to its text; None: there
+        is no such file.
+      to_root: from the page to the repository, ``../`` for instance.
     """
 
     def fill(match: re.Match[str]) -> str:
-        table = TABLES[Path(match[1]).stem](json.loads(read(match[1])))
-        return f"<!-- table: {match[1]} -->\n{table}\n<!-- /table -->"
+        table = TABLES[match[1]]
+        texts = {file: read(file) for file in table.files}
+        found = table.write(*(None if t is None else json.loads(t) for t in texts.values()))
+        links = [f"[{Path(f).name}]({to_root}{f})" for f, t in texts.items() if t is not None]
+        source = f"\n\nFigures from {', '.join(links)}." if links else ""
+        return f"<!-- table: {match[1]} -->\n{found}{source}\n<!-- /table -->"
 
     return BLOCK.sub(fill, text)
+
+
+def to_root(page: Path) -> str:
+    """The way from a page to the repository's root."""
+    return "../" * (len(page.relative_to(ROOT).parts) - 1)
 
 
 def pages() -> list[Path]:
@@ -197,11 +230,16 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def read(name: str) -> str | None:
+    """A result file as it lies here."""
+    return (ROOT / name).read_text() if (ROOT / name).exists() else None
+
+
 def main() -> None:
     """Rewrites the pages whose tables are not those of the result files."""
     for page in pages():
         text = page.read_text()
-        new = filled(text, lambda name: (ROOT / name).read_text())
+        new = filled(text, read, to_root(page))
         if new != text:
             write_whole(page, new)
             print(f"wrote {page.relative_to(ROOT)}")

@@ -1,0 +1,106 @@
+"""Tables of accuracy: each shows several result files, and says which have not been run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.comparison import align
+
+Results = Mapping[str, Any] | None
+NOT_RUN = "not run"
+
+# Network, data, what the paper's repository reports, our result file.
+PAPER = (
+    ("VGG16, CIFAR-10", "91.0 % at 16.3 % of the MACs", "vgg16_cifar10"),
+    ("VGG16-BN, CIFAR-10", "93.3 % at 26.8 % of the MACs", "vgg16_bn_cifar10"),
+    ("ResNet-50, CIFAR-10", "94.4 % at 12.8 % of the MACs", "resnet50_cifar10"),
+    ("ResNet-50, ImageNet", "74.7 % at 34.5 % of the MACs", "resnet50_imagenet"),
+    ("BERT-base, SQuAD v1.1", "F1 84.1 at 91.0 % of the parameters", "bert_squad_10"),
+    ("BERT-base, SQuAD v1.1", "F1 82.1 at 76.2 % of the parameters", "bert_squad_30"),
+    ("BERT-base, SQuAD v1.1", "F1 82.0 at 66.7 % of the parameters", "bert_squad_50"),
+    ("BERT-base, SQuAD v1.1", "F1 81.5 at 53.3 % of the parameters", "bert_squad_70"),
+    ("BERT-base, SQuAD v1.1", "F1 81.1 at 40.0 % of the parameters", "bert_squad_90"),
+)
+PAPER_FILES = tuple(f"results/{name}.json" for *_, name in PAPER)
+
+WAYS = (("HSPG, to a target", ""), ("magnitude, fine-tuned", "_magnitude"))
+RESNETS = tuple(
+    (depth, share, way, f"resnet{depth}_{share}{ending}")
+    for depth, share, (way, ending) in itertools.product((20, 56), ("half", "third"), WAYS)
+)
+RESNET_FILES = tuple(f"results/{name}.json" for *_, name in RESNETS)
+
+SQUAD = ("minilm_squad_dense", "minilm_squad_30", "minilm_squad_60")
+SQUAD_FILES = tuple(f"results/{name}.json" for name in SQUAD)
+
+
+def paper(*found: Results) -> str:
+    """The paper's rows: what its repository reports, and ours."""
+    rows: list[tuple[str, ...]] = [("network and data", "the paper", "oto_jax")]
+    for (network, reported, _), results in zip(PAPER, found, strict=True):
+        rows.append((network, reported, NOT_RUN if results is None else _paper_row(results)))
+    return align(rows)
+
+
+def _paper_row(results: Mapping[str, Any]) -> str:
+    if "parameters_without_embeddings" in results:
+        kept = results["parameters_without_embeddings"]["kept"]
+        return f"F1 {results['slim_test']['f1']:.1f} at {kept:.1%} of the parameters"
+    return f"{results['slim_test']['top1']:.1f} % at {results['macs']['kept']:.1%} of the MACs"
+
+
+def cifar_resnets(*found: Results) -> str:
+    """Published CIFAR ResNets, pruned by each way with the same training."""
+    heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim", "epochs", "images")
+    rows: list[tuple[str, ...]] = [heads]
+    for (depth, share, way, _), results in zip(RESNETS, found, strict=True):
+        cells = (f"{NOT_RUN} ({share})", "", "", "", "")
+        rows.append((f"ResNet-{depth}", way, *(cells if results is None else _resnet(results))))
+    return align(rows)
+
+
+def _resnet(results: Mapping[str, Any]) -> tuple[str, ...]:
+    config = results["config"]
+    kept = f"{results['macs']['kept']:.1%}", f"{results['parameters']['kept']:.1%}"
+    images = config["data"]["train_images"]
+    return (
+        *kept,
+        f"{results['slim_test']['top1']:.2f} %",
+        str(config["recipe"]["epochs"]),
+        "all" if images is None else f"{images:,}",
+    )
+
+
+def squad(*found: Results) -> str:
+    """MiniLM on SQuAD: dense beside two sparsities."""
+    heads = ("groups zero", "parameters", "MACs", "exact match", "F1", "latency, batch 1")
+    rows: list[tuple[str, ...]] = [(*heads, "answers that differ, slim and full")]
+    for name, results in zip(SQUAD, found, strict=True):
+        rows.append((name, NOT_RUN, *("",) * 5) if results is None else _squad(results))
+    done = next((results for results in found if results is not None), None)
+    return align(rows) + ("" if done is None else f"\n\n{_squad_setting(done)}")
+
+
+def _squad(results: Mapping[str, Any]) -> tuple[str, ...]:
+    sizes = results["parameters_without_embeddings"], results["macs"]
+    score, latency = results["slim_test"], results["latency_ms"]
+    return (
+        f"{1 - results['groups']['kept']:.0%}",
+        *(f"{size['kept']:.1%}" for size in sizes),
+        f"{score['exact_match']:.2f}",
+        f"{score['f1']:.2f}",
+        f"{latency['slim']:.1f} ms",
+        f"{results['differing_answers']} of {score['questions']}",
+    )
+
+
+def _squad_setting(results: Mapping[str, Any]) -> str:
+    data, recipe = results["config"]["data"], results["config"]["recipe"]
+    passes = recipe["epochs"] * recipe["passes_per_epoch"]
+    return (
+        f"{data['train_questions'] or 'All'} training questions, {passes} passes,"
+        f" {results['test']['questions']} development questions, windows of"
+        f" {data['windows']['length']} tokens; parameters without embeddings."
+    )
