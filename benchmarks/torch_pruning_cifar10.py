@@ -1,0 +1,137 @@
+"""The peer's row of the accuracy table: Torch-Pruning's group pruner on a published CIFAR ResNet.
+
+``python benchmarks/torch_pruning_cifar10.py --depth 20`` takes the checkpoint that
+``experiments/resnet_cifar10.py`` starts from, and the same budget: as many epochs in all, over the
+same training images in batches of the same size, with the same learning rate, momentum, weight
+decay and kind of augmentation; the accuracy is that on the same test images. Half of the epochs
+train sparsely, as Fang et al. (*DepGraph*, CVPR 2023, section 3.3) do, with the weight of the
+regulariser and the global ranking that their repository names for CIFAR-10; then one cut to the
+asked share of the multiply-accumulates; the rest fine-tunes.
+
+It runs in the environment that `make peers` sets up, keeps its state in ``runs/NAME`` after each
+epoch, goes on from there, and writes ``results/NAME.json``. Expected on two cores: an epoch over
+50,000 images in 5 minutes (ResNet-20), 14 (ResNet-56), both estimates; for a try, ``--epochs 2
+--train-images 512 --test-images 500 --results /tmp/tried.json --workdir /tmp/tried``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.peers.environment import PeersMissingError, interpreter
+from experiments.data.folders import data_folder
+from experiments.results import ROOT, write_results
+
+SCRIPT = Path(__file__).parent / "peers" / "group_pruner.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Prunes a CIFAR ResNet with Torch-Pruning.
+
+    Attributes:
+      depth: number of layers.
+      epochs: of sparse training and fine-tuning together.
+      sparse_epochs: of these, before the cut; default: half.
+      regularisation: weight of the group-norm regulariser.
+      global_pruning: rank the groups of all layers together, instead of cutting each alike.
+      max_pruning_ratio: no layer loses more than this share.
+      target_macs: what is left of the multiply-accumulates.
+      train_images: train on the first so many; None: all 50,000.
+      test_images: evaluate on the first so many; None: all 10,000.
+      checkpoint: an .npz with the published weights; default: in the shared data.
+      name: of the run; default: by the depth.
+      workdir: where the state is kept; default: ``runs/NAME``.
+      results: the result file; default: ``results/NAME.json``.
+    """
+
+    depth: Literal[20, 32, 44, 56] = 20
+    epochs: int = 10
+    sparse_epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    learning_rate_drops: tuple[int, ...] = (6, 9)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    regularisation: float = 5e-4
+    global_pruning: bool = True
+    max_pruning_ratio: float = 1.0
+    target_macs: float = 0.5
+    train_images: int | None = None
+    test_images: int | None = None
+    seed: int = 0
+    checkpoint: Path | None = None
+    name: str | None = None
+    workdir: Path | None = None
+    results: Path | None = None
+
+    @property
+    def run_name(self) -> str:
+        """The run's name."""
+        return self.name or f"torch_pruning_resnet{self.depth}_cifar10"
+
+
+PLACES = ("checkpoint", "name", "workdir", "results")
+
+
+def request(config: Config, folder: Path) -> dict[str, Any]:
+    """What the other side is asked, as JSON values."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in PLACES}
+    if config.sparse_epochs is None:
+        settings["sparse_epochs"] = config.epochs // 2
+    if not 0 <= settings["sparse_epochs"] < config.epochs:
+        sys.exit("--sparse-epochs must leave an epoch to fine-tune in")
+    found = sorted((data_folder() / "resnet_cifar10").glob(f"resnet{config.depth}-*.npz"))
+    checkpoint = config.checkpoint or (found[0] if found else None)
+    if checkpoint is None:
+        sys.exit("there is no published checkpoint; give one as --checkpoint")
+    return {**settings, "checkpoint": str(checkpoint.absolute()), "folder": str(folder)}
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes the run's folder; one that holds another run is refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.json"
+    if file.exists() and json.loads(file.read_text()) != settings:
+        sys.exit(f"{folder} holds a run of other options; give it another --name or --workdir")
+    file.write_text(json.dumps(settings))
+
+
+def main(config: Config) -> None:
+    """Runs the other side to its end and writes what it found."""
+    folder = (config.workdir or ROOT / "runs" / config.run_name).absolute()
+    try:
+        python = interpreter()
+    except PeersMissingError as error:
+        sys.exit(f"skipped: {error}")
+    asked = request(config, folder)
+    settings = {k: v for k, v in asked.items() if k not in ("checkpoint", "folder")}
+    claim(folder, json.loads(json.dumps(settings)))
+    command = [str(python), str(SCRIPT), json.dumps(asked)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit("the other side ended with an error, see above; the same command goes on")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    for count in ("macs", "parameters"):
+        figures["pruned"][f"kept_{count}"] = figures["pruned"][count] / figures["dense"][count]
+    path = config.results or ROOT / "results" / f"{config.run_name}.json"
+    write_results(path, {**figures, "config": settings}, seed=config.seed)
+    dense, pruned = figures["dense"], figures["pruned"]
+    print(
+        f"top-1 {dense['top1']:.2f} -> {pruned['top1']:.2f} % with {pruned['kept_macs']:.1%} of the"
+        f" multiply-accumulates and {pruned['kept_parameters']:.1%} of the parameters, in"
+        f" {figures['training_minutes']:.1f} minutes"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))
