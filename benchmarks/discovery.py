@@ -36,7 +36,8 @@ import oto_jax
 from benchmarks.catalogue.decoder import Decoder
 from benchmarks.peers.environment import Ask, PeersMissingError, conversation
 from experiments.results import ROOT, write_results
-from oto_jax.models.bert import BertConfig, BertForQuestionAnswering
+from oto_jax.models.bert import BertForQuestionAnswering
+from oto_jax.models.bert_config import BertConfig
 from oto_jax.models.resnet import ResNet50
 from oto_jax.models.vgg import VGG16_BN
 

@@ -42,7 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import oto_jax
 from benchmarks.race import compared, race
 from experiments.results import ROOT, write_results
-from oto_jax.models.bert import BertConfig, BertForQuestionAnswering
+from oto_jax.models.bert import BertForQuestionAnswering
+from oto_jax.models.bert_config import BertConfig
 from oto_jax.models.resnet import ResNet50
 from oto_jax.models.vgg import VGG16_BN
 
@@ -260,7 +261,7 @@ def subject_figures(name: str, config: Config) -> dict[str, Any]:
     subject = SUBJECTS[name]
     found = networks(subject, config)
     example = subject.inputs(1)
-    sizes = {
+    sizes: dict[str, dict[str, float]] = {
         label: {
             "macs": oto_jax.count_macs(network.model.apply, network.variables, example),
             "parameters": oto_jax.count_parameters(network.variables),

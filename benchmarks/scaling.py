@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import oto_jax
 from benchmarks.discovery import seconds
 from experiments.results import ROOT, write_results
-from oto_jax.models.bert import BertConfig, BertForQuestionAnswering
+from oto_jax.models.bert import BertForQuestionAnswering
+from oto_jax.models.bert_config import BertConfig
 
 TWICE_THE_DEPTH, FOUR_TIMES_THE_WIDTH = 2.3, 1.5
 HIDDEN, HEAD_DIM, WIDER, LENGTH = 64, 16, 4, 64
