@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.comparison import align
@@ -11,19 +13,15 @@ from experiments.comparison import align
 Results = Mapping[str, Any] | None
 NOT_RUN = "not run"
 
-# Network, data, what the paper's repository reports, our result file.
-PAPER = (
-    ("VGG16, CIFAR-10", "91.0 % at 16.3 % of the MACs", "vgg16_cifar10"),
-    ("VGG16-BN, CIFAR-10", "93.3 % at 26.8 % of the MACs", "vgg16_bn_cifar10"),
-    ("ResNet-50, CIFAR-10", "94.4 % at 12.8 % of the MACs", "resnet50_cifar10"),
-    ("ResNet-50, ImageNet", "74.7 % at 34.5 % of the MACs", "resnet50_imagenet"),
-    ("BERT-base, SQuAD v1.1", "F1 84.1 at 91.0 % of the parameters", "bert_squad_10"),
-    ("BERT-base, SQuAD v1.1", "F1 82.1 at 76.2 % of the parameters", "bert_squad_30"),
-    ("BERT-base, SQuAD v1.1", "F1 82.0 at 66.7 % of the parameters", "bert_squad_50"),
-    ("BERT-base, SQuAD v1.1", "F1 81.5 at 53.3 % of the parameters", "bert_squad_70"),
-    ("BERT-base, SQuAD v1.1", "F1 81.1 at 40.0 % of the parameters", "bert_squad_90"),
+# What others report of their own work, with the source; nothing of it was run here.
+PUBLISHED = "docs/published.json"
+PAPER = tuple(
+    row["ours"]
+    for who in json.loads((Path(__file__).resolve().parents[1] / PUBLISHED).read_text())
+    for row in who["rows"]
+    if "ours" in row
 )
-PAPER_FILES = tuple(f"results/{name}.json" for *_, name in PAPER)
+PAPER_FILES = (PUBLISHED, *(f"results/{name}.json" for name in PAPER))
 
 WAYS = (("HSPG, to a target", ""), ("magnitude, fine-tuned", "_magnitude"))
 RESNETS = tuple(
@@ -36,11 +34,24 @@ SQUAD = ("minilm_squad_dense", "minilm_squad_30", "minilm_squad_60")
 SQUAD_FILES = tuple(f"results/{name}.json" for name in SQUAD)
 
 
-def paper(*found: Results) -> str:
+def published(reports: Any) -> str:
+    """What others report, all of it."""
+    rows: list[tuple[str, ...]] = [("", "network", "score", "kept", "training")]
+    for report in reports:
+        who = f"[{report['who']}]({report['source']})"
+        for row in report["rows"]:
+            rows.append((who, row["network"], row["score"], row["kept"], report["training"]))
+    return align(rows)
+
+
+def paper(reports: Any, *found: Results) -> str:
     """The paper's rows: what its repository reports, and ours."""
+    ours = dict(zip(PAPER, found, strict=True))
     rows: list[tuple[str, ...]] = [("network and data", "the paper", "oto_jax")]
-    for (network, reported, _), results in zip(PAPER, found, strict=True):
-        rows.append((network, reported, NOT_RUN if results is None else _paper_row(results)))
+    for row in (row for report in reports for row in report["rows"] if "ours" in row):
+        results = ours[row["ours"]]
+        reached = NOT_RUN if results is None else _paper_row(results)
+        rows.append((row["network"], f"{row['score']} at {row['kept']}", reached))
     return align(rows)
 
 

@@ -193,6 +193,7 @@ TABLES: Mapping[str, Table] = {
     "scaling": _of_one_file("scaling", scaling),
     "shrinking": _of_one_file("shrinking", shrinking),
     "target_mode": _of_one_file("target_mode", target_mode),
+    "published": Table((accuracy.PUBLISHED,), accuracy.published),
     "paper": Table(accuracy.PAPER_FILES, accuracy.paper),
     "cifar_resnets": Table(accuracy.RESNET_FILES, accuracy.cifar_resnets),
     "squad": Table(accuracy.SQUAD_FILES, accuracy.squad),
