@@ -10,6 +10,7 @@ import pytest
 import oto_jax
 from benchmarks import latency
 from benchmarks.latency import Config, Subject, a_few_less, odd, share_of, with_zeros
+from benchmarks.vgg_layers import layers_alone
 from docs import tables
 from oto_jax.models.vgg import VGG16_BN
 
@@ -29,6 +30,13 @@ def test_widths_are_odd_or_a_little_smaller_as_asked():
     sizes = (12, 24, 63, 64, 512, 3072)
     assert all(odd(size) % 2 == 1 and 0 < odd(size) < size for size in sizes)
     assert [a_few_less(size) for size in sizes] == [12, 24, 63, 56, 504, 3064]
+
+
+def test_the_layers_alone_are_all_that_multiplies():
+    image = jnp.ones((1, 32, 32, 3))
+    variables = dict(jax.jit(SMALL.init)(jax.random.key(0), image))
+    alone = oto_jax.count_macs(lambda params: layers_alone(params, 1)(), variables["params"])
+    assert alone == oto_jax.count_macs(SMALL.apply, variables, image)
 
 
 def test_the_benchmark_measures_and_its_table_shows(monkeypatch, capsys):

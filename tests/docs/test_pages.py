@@ -13,7 +13,7 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 PAGES = sorted(
     page
     for page in (*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how_to/*.md"))
-    if "import oto_jax" in page.read_text()
+    if PYTHON.search(page.read_text())
 )
 
 
