@@ -193,8 +193,9 @@ def finish(
         "differing_answers": count_differences(older, newer),
         "latency_ms": latencies(task, slim),
         "export_worst_difference": export(run / "slim.stablehlo", task, slim),
-        "paper": dataclasses.asdict(ROWS[config.recipe.row]),
     }
+    if config.recipe.mode == "faithful":
+        more["paper"] = dataclasses.asdict(ROWS[config.recipe.row])
     results = result_file(name, config)
     write_results(results, {**figures, **more}, seed=config.run.seed)
     print(json.dumps({**{k: v for k, v in figures.items() if k != "config"}, **more}))
