@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oto_jax
 from benchmarks.race import compared, race
+from benchmarks.vgg_layers import layers_alone
 from experiments.results import ROOT, write_results
 from oto_jax.models.bert import BertForQuestionAnswering
 from oto_jax.models.bert_config import BertConfig
@@ -217,43 +218,11 @@ def _half(config: Config) -> str:
 
 def convolutions(found: Mapping[str, Network], batch: int, config: Config) -> dict[str, Any]:
     """Times of VGG16-BN's convolutions and dense layers alone, each on an input of its own."""
-    calls = {}
-    for name, network in found.items():
-        layers = kernels(network.variables["params"], batch)
-        calls[name] = _all_at_once(layers)
+    calls = {
+        name: layers_alone(network.variables["params"], batch) for name, network in found.items()
+    }
     times = race(calls, rounds=config.rounds, seconds=config.seconds)
     return {name: compared(times[name], times["dense"]) for name in found}
-
-
-def kernels(params: Any, batch: int) -> list[tuple[jax.Array, jax.Array]]:
-    """A VGG's kernels with inputs as large as what each is applied to."""
-    pairs, size = [], 32
-    for name, layer in sorted(params.items()):
-        kernel = jnp.asarray(layer["kernel"]) if "kernel" in layer else None
-        if kernel is None:
-            continue
-        if kernel.ndim == 4:
-            size = 32 >> (int(name.removeprefix("conv")[0]) - 1)
-            shape: tuple[int, ...] = (batch, size, size, kernel.shape[2])
-        else:
-            shape = (batch, kernel.shape[0])
-        pairs.append((jnp.full(shape, 0.5, jnp.float32), kernel))
-    return pairs
-
-
-def _all_at_once(layers: list[tuple[jax.Array, jax.Array]]) -> Callable[[], Any]:
-    def run(layers: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
-        return [
-            jax.lax.conv_general_dilated(
-                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            if kernel.ndim == 4
-            else x @ kernel
-            for x, kernel in layers
-        ]
-
-    fn = jax.jit(run)
-    return lambda: fn(layers)
 
 
 def subject_figures(name: str, config: Config) -> dict[str, Any]:
