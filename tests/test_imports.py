@@ -29,7 +29,7 @@ EXTRAS = {
     **{f"plot/{name}.py": {"matplotlib"} for name in PLOTS},
 }
 # Our own code, and what code may use where it is installed and does without where not.
-OURS = {"oto_jax", "docs", "experiments", "notebooks", "tests"}
+OURS = {"oto_jax", "benchmarks", "docs", "experiments", "notebooks", "tests"}
 OURS |= {"torch", "transformers", "__future__"}  # Used where they are installed.
 HEAVY = ("igraph", "tensorflow", "torch", "transformers", "matplotlib", "sklearn", "pandas")
 

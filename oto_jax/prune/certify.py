@@ -32,7 +32,8 @@ class Certificate:
     Attributes:
       absolute: the worst absolute difference over all outputs.
       relative: the worst difference relative to the largest magnitude of its output.
-      full: what the full model costs.
+      full: what the full model costs; its multiply-accumulates (MACs) are those of the call, all of
+        the inputs together.
       slim: what the slim model costs.
 
     Example:
@@ -41,7 +42,7 @@ class Certificate:
       worst difference  0.00e+00  (0.00e+00 of the largest output)
                               full            slim     kept
       parameters                 8               4    50.0%
-      MACs                      40              10    25.0%
+      MACs, call                40              10    25.0%
     """
 
     absolute: float
@@ -54,7 +55,7 @@ class Certificate:
             f"worst difference  {self.absolute:.2e}  ({self.relative:.2e} of the largest output)",
             f"{'':12}{'full':>16}{'slim':>16}{'kept':>9}",
             _row("parameters", self.full.parameters, self.slim.parameters, "{:,}"),
-            _row("MACs", self.full.macs, self.slim.macs, "{:,}"),
+            _row("MACs, call", self.full.macs, self.slim.macs, "{:,}"),
         ]
         if self.full.latency is not None and self.slim.latency is not None:
             milliseconds = (1e3 * self.full.latency, 1e3 * self.slim.latency)
