@@ -18,7 +18,7 @@ networks, at batch 1 and 64, in turn:
   quotient is their own;
 * the temporary memory that XLA takes.
 
-It writes ``results/latency.json``. Expected: ten minutes on two quiet cores; for a try,
+It writes ``results/latency.json``. Expected: eight minutes on two quiet cores; for a try,
 ``--models VGG16-BN --batches 1 --rounds 3``.
 """
 
@@ -111,7 +111,7 @@ class Config:
     kept: tuple[float, ...] = (0.75, 0.5, 0.25)
     round_to: tuple[int, ...] = (8, 16)
     rounds: int = 60
-    seconds: float = 20.0
+    seconds: float = 15.0
     seed: int = 0
     results: Path = ROOT / "results" / "latency.json"
 

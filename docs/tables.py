@@ -146,10 +146,11 @@ def scaling(results: Mapping[str, Any]) -> str:
 
 def shrinking(results: Mapping[str, Any]) -> str:
     """Total time of training with and without cuts, and of dense training."""
-    heads = ("seconds", "compiling", "a step at the end", "MACs left")
+    heads = ("time", "processor time", "compiling", "a step at the end", "MACs left")
     rows: list[tuple[str, ...]] = [("training", *heads)]
     for name, row in results["runs"].items():
-        times = f"{row['seconds']:.0f} s", f"{row['compile_seconds']:.0f} s"
+        spent = ("seconds", "processor_seconds", "compile_seconds")
+        times = tuple(f"{row[key]:.0f} s" for key in spent)
         step = f"{row['last_step_ms']:.0f} ms"
         rows.append((name, *times, step, f"{row.get('kept_macs', 1.0):.0%}"))
     found = results["agreement"]
