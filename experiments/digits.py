@@ -1,8 +1,8 @@
 """The demo: train a small residual network once, on real handwritten digits, and prune it.
 
 ``python experiments/digits.py`` (or ``make demo``) trains from scratch with HSPG, cuts what became
-exactly zero, proves that the slim network computes the same, saves it, loads it in a new process
-and proves it there again. Expected on two cores: a minute of training, 99 % test accuracy, about a
+exactly zero, measures that the slim network computes the same, saves it, loads it in a new process
+and measures it there again. Expected on two cores: a minute of training, 99 % test accuracy, a
 fourteenth of the parameters.
 
 The data are the 1,797 images of 8 x 8 pixels that come with scikit-learn (the test part of UCI's

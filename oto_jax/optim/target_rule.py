@@ -163,11 +163,10 @@ class TargetRule:
         return unstack(scope.spaces, after)
 
     def _is_round(self, step: jax.Array) -> jax.Array:
-        """Whether groups are chosen at this step: in each round's first, and in the ramp's last."""
-        since, ramp = step - self.start_step, self._ramp()
-        every = jnp.maximum(1, ramp // self.target.rounds)
-        first = (since >= 0) & (since < ramp) & (since % every == 0)
-        return first | (since == ramp - 1)
+        """Whether groups are chosen at this step: evenly over the ramp, and in its last step."""
+        to_go = self.start_step + self._ramp() - 1 - step
+        every = -(-self._ramp() // self.target.rounds)
+        return (to_go >= 0) & (step >= self.start_step) & (to_go % every == 0)
 
     def _fade(self) -> Any:
         """Steps that a chosen group takes to become zero; at least 1."""

@@ -208,7 +208,8 @@ def project_half_space(
       zero_dependents: whether entries that only read from a dead group, such as the inputs of the
         next layer, become zero with it. They have no effect on the network any more, but they do
         on the norms of the groups that they lie in; with this, cutting dead groups out during
-        training changes nothing. By default in target mode only: the paper leaves them.
+        training changes nothing (but for dropout's draws, and under LayerNorm with a clipped
+        global norm). By default in target mode only: the paper leaves them.
       learning_rate: a number or schedule when the incoming updates are a direction of descent that
         is still to be scaled: the same as `optax.scale_by_learning_rate` just before, at one
         pass over the parameters less.
