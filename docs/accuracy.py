@@ -23,7 +23,11 @@ PAPER = tuple(
 )
 PAPER_FILES = (PUBLISHED, *(f"results/{name}.json" for name in PAPER))
 
-WAYS = (("HSPG, to a target", ""), ("magnitude, fine-tuned", "_magnitude"))
+WAYS = (
+    ("HSPG, to a target", ""),
+    ("magnitude, fine-tuned", "_magnitude"),
+    ("Torch-Pruning, sparse training", "_torch_pruning"),
+)
 RESNETS = tuple(
     (depth, share, way, f"resnet{depth}_{share}{ending}")
     for depth, share, (way, ending) in itertools.product((20, 56), ("half", "third"), WAYS)
@@ -74,14 +78,15 @@ def cifar_resnets(*found: Results) -> str:
 
 def _resnet(results: Mapping[str, Any]) -> tuple[str, ...]:
     config = results["config"]
-    kept = f"{results['macs']['kept']:.1%}", f"{results['parameters']['kept']:.1%}"
-    images = config["data"]["train_images"]
-    return (
-        *kept,
-        f"{results['slim_test']['top1']:.2f} %",
-        str(config["recipe"]["epochs"]),
-        "all" if images is None else f"{images:,}",
-    )
+    if "pruned" in results:  # benchmarks/torch_pruning_cifar10.py
+        slim, epochs, images = results["pruned"], config["epochs"], config["train_images"]
+        macs, parameters, top1 = slim["kept_macs"], slim["kept_parameters"], slim["top1"]
+    else:
+        macs, parameters = results["macs"]["kept"], results["parameters"]["kept"]
+        epochs, images = config["recipe"]["epochs"], config["data"]["train_images"]
+        top1 = results["slim_test"]["top1"]
+    seen = "all" if images is None else f"{images:,}"
+    return f"{macs:.1%}", f"{parameters:.1%}", f"{top1:.2f} %", str(epochs), seen
 
 
 def squad(*found: Results) -> str:

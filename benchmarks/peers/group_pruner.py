@@ -54,7 +54,7 @@ class Config:
     sparse_epochs: int
     batch_size: int
     learning_rate: float
-    learning_rate_drops: list[int]
+    learning_rate_drops: list[float]
     momentum: float
     weight_decay: float
     regularisation: float
@@ -140,15 +140,23 @@ def sgd(model: CifarResNet, config: Config) -> torch.optim.SGD:
     )
 
 
+def learning_rate(epoch: int, config: Config) -> float:
+    """That of an epoch; each half has its own drops."""
+    half = config.sparse_epochs if epoch < config.sparse_epochs else config.epochs
+    start = 0 if epoch < config.sparse_epochs else config.sparse_epochs
+    gone = (epoch - start) / (half - start)
+    return config.learning_rate * 0.1 ** sum(gone >= drop for drop in config.learning_rate_drops)
+
+
 def train_epoch(
     state: State, config: Config, batches: Iterator[dict[str, np.ndarray]], steps: int
 ) -> float:
     """One epoch, sparse or fine-tuning by its number; returns the mean loss."""
     sparse = state.epoch < config.sparse_epochs
     pruner = group_pruner(state.model, config) if sparse else None
-    drops = sum(state.epoch >= drop for drop in config.learning_rate_drops)
     for group in state.optimizer.param_groups:
-        group["lr"] = config.learning_rate * 0.1**drops
+        group["lr"] = learning_rate(state.epoch, config)
+        group["weight_decay"] = 0.0 if sparse else config.weight_decay
     state.model.train()
     losses = []
     for number, batch in enumerate(itertools.islice(batches, steps)):
