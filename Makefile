@@ -4,7 +4,7 @@
 #   make lint    style and types          make docs    the documentation, into docs/_build
 #   make bench   the benchmarks           make clean   remove what was made, .venv included
 #   make peers   PyTorch and other pruning libraries beside, for the benchmarks to compare with
-#   make notebooks   run the notebooks and keep their outputs (a quarter of an hour)
+#   make notebooks   run the notebooks and keep their outputs (five minutes)
 
 SHELL := /bin/bash
 VENV := .venv

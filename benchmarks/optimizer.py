@@ -35,6 +35,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oto_jax
+from benchmarks.race import compared, race
 from experiments.results import ROOT, write_results
 from oto_jax.models.resnet import ResNet50
 
@@ -76,18 +77,16 @@ def optimizers(zigs: oto_jax.ZIGs) -> dict[str, optax.GradientTransformation]:
 
 @dataclasses.dataclass
 class Contestant:
-    """A compiled step, the state that it carries on, and how long its runs took."""
+    """A compiled step and the state that it carries on."""
 
     compiled: Any
     carry: tuple[Any, ...]
     rest: tuple[Any, ...]
-    seconds: list[float] = dataclasses.field(default_factory=list)
 
-    def run(self) -> None:
-        """Times one step."""
-        start = time.perf_counter()
-        self.carry = jax.block_until_ready(self.compiled(*self.carry, *self.rest))
-        self.seconds.append(time.perf_counter() - start)
+    def __call__(self) -> Any:
+        """One step."""
+        self.carry = self.compiled(*self.carry, *self.rest)
+        return self.carry
 
 
 def contestant(step: Callable[..., Any], carry: tuple[Any, ...], *rest: Any) -> Contestant:
@@ -96,16 +95,6 @@ def contestant(step: Callable[..., Any], carry: tuple[Any, ...], *rest: Any) -> 
     donated = tuple(range(len(carry)))
     compiled = jax.jit(step, donate_argnums=donated).lower(*carry, *rest).compile()
     return Contestant(compiled, carry, rest)
-
-
-def race(contestants: Mapping[str, Contestant], rounds: int, per_round: int) -> None:
-    """Runs all in turn, several steps each; the first round only warms up."""
-    for number in range(rounds + 1):
-        for one in contestants.values():
-            for _ in range(per_round):
-                one.run()
-            if number == 0:
-                one.seconds.clear()
 
 
 def update_and_apply(tx: optax.GradientTransformation) -> Callable[..., Any]:
@@ -137,20 +126,14 @@ def training_step(model: Any, tx: optax.GradientTransformation) -> Callable[...,
     return step
 
 
-def summary(contestants: Mapping[str, Contestant], against: str) -> dict[str, Any]:
-    """Milliseconds, the ratio of medians, and the spread of the ratios taken round by round."""
-    base = contestants[against].seconds
-    rows = {}
+def run(
+    contestants: Mapping[str, Contestant], rounds: int, per_round: int, against: str
+) -> dict[str, Any]:
+    """Milliseconds, ratios to one of them with their spread, and temporary memory."""
+    times = race(contestants, rounds=rounds, per_round=per_round)
+    rows = {name: compared(times[name], times[against]) for name in contestants}
     for name, one in contestants.items():
-        ratios = [a / b for a, b in zip(one.seconds, base, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        rows[name] = {
-            "median_ms": 1e3 * statistics.median(one.seconds),
-            "smallest_ms": 1e3 * min(one.seconds),
-            "ratio": statistics.median(one.seconds) / statistics.median(base),
-            "ratio_quartiles": [low, high],
-            "temporary_mb": one.compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        }
+        rows[name]["temporary_mb"] = one.compiled.memory_analysis().temp_size_in_bytes / 1e6
     return rows
 
 
@@ -189,8 +172,7 @@ def measure_updates(config: Config, params: Tree, zigs: oto_jax.ZIGs) -> dict[st
         name: contestant(update_and_apply(tx), (tx.init(params), params), gradients)
         for name, tx in optimizers(zigs).items()
     }
-    race(contestants, config.rounds, config.per_round)
-    rows = summary(contestants, against="adamw")
+    rows = run(contestants, config.rounds, config.per_round, against="adamw")
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     bandwidth = memory_bandwidth()
     for name, one in contestants.items():
@@ -214,8 +196,7 @@ def measure_steps(config: Config, variables: Tree, zigs: oto_jax.ZIGs) -> dict[s
             step = training_step(ResNet50(), tx)
             carry = (tx.init(variables["params"]), variables)
             contestants[name] = contestant(step, carry, images, labels)
-    race(contestants, config.step_rounds, per_round=1)
-    return {"steps": summary(contestants, against="sgd")}
+    return {"steps": run(contestants, config.step_rounds, per_round=1, against="sgd")}
 
 
 def failures(figures: Mapping[str, Any]) -> list[str]:

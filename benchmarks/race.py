@@ -13,13 +13,18 @@ LEAST_ROUNDS = 3
 
 
 def race(
-    calls: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float = float("inf")
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    per_round: int = 1,
+    seconds: float = float("inf"),
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round; a first round, untimed, warms up.
+    """Seconds of each call; a first round, untimed, warms up.
 
     Args:
       calls: functions of nothing by name; what they return is waited for.
       rounds: how many, at most.
+      per_round: how often each is called before it is the next one's turn.
       seconds: after which no new round begins, though never before three.
 
     Example:
@@ -28,17 +33,24 @@ def race(
       {'nothing': 4, 'sum': 4}
     """
     for call in calls.values():
-        jax.block_until_ready(call())
+        _timed(call, per_round)
     found: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for number in range(rounds):
         if number >= LEAST_ROUNDS and time.perf_counter() - begun > seconds:
             break
         for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            found[name].append(time.perf_counter() - start)
+            found[name] += _timed(call, per_round)
     return found
+
+
+def _timed(call: Callable[[], Any], times: int) -> list[float]:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def compared(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:

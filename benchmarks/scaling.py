@@ -18,7 +18,6 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oto_jax
 from benchmarks.discovery import seconds
+from benchmarks.zeroing import with_zeros
 from experiments.results import ROOT, write_results
 from oto_jax.models.bert import BertForQuestionAnswering
 from oto_jax.models.bert_config import BertConfig
@@ -60,16 +60,6 @@ def encoder(depth: int, width: int) -> BertForQuestionAnswering:
     return BertForQuestionAnswering(config)
 
 
-def half_zero(variables: Any, zigs: oto_jax.ZIGs) -> Any:
-    """Every other group of every space at zero."""
-    groups = np.concatenate([space.start + np.arange(0, space.size, 2) for space in zigs.spaces])
-
-    def zeroed(leaf: Any, numbers: Any) -> np.ndarray:
-        return np.where(np.isin(numbers, groups), np.float32(0), np.asarray(leaf))
-
-    return {**variables, "params": jax.tree.map(zeroed, variables["params"], zigs.masks)}
-
-
 def measure(depth: int, width: int, config: Config) -> dict[str, float]:
     """Least seconds of each, and the sizes."""
     model = encoder(depth, width)
@@ -78,7 +68,8 @@ def measure(depth: int, width: int, config: Config) -> dict[str, float]:
     rng = np.random.default_rng(config.seed)
     dense = jax.tree.map(lambda s: rng.normal(0, 0.02, s.shape).astype(s.dtype), shapes)
     zigs = oto_jax.find_zigs(model, shapes, ids)
-    variables = half_zero(dict(dense), zigs)
+    half = [space.start + np.arange(0, space.size, 2) for space in zigs.spaces]
+    variables = with_zeros(dict(dense), zigs, np.concatenate(half))
     calls = {
         "make_jaxpr": lambda: jax.make_jaxpr(lambda *given: model.apply(*given))(shapes, ids),
         "find_zigs": lambda: oto_jax.find_zigs(model, shapes, ids),

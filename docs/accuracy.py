@@ -44,7 +44,8 @@ def published(reports: Any) -> str:
     for report in reports:
         who = f"[{report['who']}]({report['source']})"
         for row in report["rows"]:
-            rows.append((who, row["network"], row["score"], row["kept"], report["training"]))
+            training = row.get("training", report["training"])
+            rows.append((who, row["network"], row["score"], row["kept"], training))
     return align(rows)
 
 

@@ -96,10 +96,16 @@ def load(path: PathLike, model: Any) -> Pruned:
         message names the first array that differs.
 
     Example:
-      >>> import oto_jax, flax.linen as nn
-      >>> oto_jax.load("nowhere", nn.Dense(4))
-      Traceback (most recent call last):
-      oto_jax.errors.CheckpointError: ...nowhere...
+      >>> import tempfile, jax, jax.numpy as jnp, oto_jax, flax.linen as nn
+      >>> model = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
+      >>> x = jnp.ones((1, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> slim = oto_jax.prune(model, variables, oto_jax.find_zigs(model, variables, x))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     oto_jax.save(f"{folder}/slim", slim)
+      ...     again = oto_jax.load(f"{folder}/slim", model)
+      >>> bool((again.model.apply(again.variables, x) == slim.model.apply(slim.variables, x)).all())
+      True
     """
     document, arrays = _read(File(path).absolute())
     plan = Plan.from_json(document["plan"])

@@ -1,7 +1,5 @@
 """The latency benchmark, from one end to the other, on a network small enough for tests."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,9 @@ import pytest
 
 import oto_jax
 from benchmarks import latency
-from benchmarks.latency import Config, Subject, a_few_less, odd, share_of, with_zeros
+from benchmarks.latency import Config, Subject, a_few_less, all_but, odd, share_of
 from benchmarks.vgg_layers import layers_alone
+from benchmarks.zeroing import with_zeros
 from docs import tables
 from oto_jax.models.vgg import VGG16_BN
 
@@ -22,7 +21,7 @@ def test_exactly_the_asked_number_of_units_stays_in_each_space(kept):
     image = jnp.ones((1, 32, 32, 3))
     variables = dict(jax.jit(SMALL.init)(jax.random.key(0), image))
     zigs = oto_jax.find_zigs(SMALL, variables, image)
-    plan = oto_jax.make_plan(with_zeros(variables, zigs, kept, seed=0), zigs)
+    plan = oto_jax.make_plan(with_zeros(variables, zigs, all_but(zigs, kept, seed=0)), zigs)
     assert [s.units.count for s in plan.spaces] == [kept(s.units.size) for s in plan.spaces]
 
 
@@ -59,6 +58,19 @@ def test_the_benchmark_measures_and_its_table_shows(monkeypatch, capsys):
     assert all(name in page and name in capsys.readouterr().out + page for name in sizes)
 
 
-def test_a_batch_that_was_not_measured_is_not_judged():
-    config = dataclasses.replace(Config(), models=())
-    assert "not measured" in latency.judged({name: {} for name in config.models})
+@pytest.mark.parametrize("quotient, over", [(1.2, False), (1.3, True)])
+def test_a_network_over_the_bound_ends_in_an_error(monkeypatch, tmp_path, quotient, over):
+    row = {"time_over_macs": quotient, "fair_time_over_macs": 1.0}
+    found = {"batches": {"64": {"rows": {"dense": row, "pruned to 0.5": row}}}}
+    monkeypatch.setattr(latency, "subject_figures", lambda name, config: found)
+    config = Config(models=("VGG16-BN",), results=tmp_path / "latency.json")
+    if over:
+        with pytest.raises(SystemExit, match="pruned to 0.5"):
+            latency.main(config)
+    else:
+        latency.main(config)
+    assert config.results.exists()
+
+
+def test_what_was_not_measured_is_not_judged():
+    assert latency.quotients({"ResNet-50": {"batches": {}}}) == {}

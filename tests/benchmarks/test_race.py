@@ -15,6 +15,13 @@ def test_calls_take_turns_after_one_untimed_round():
     assert {name: len(times) for name, times in found.items()} == {"a": 4, "b": 4}
 
 
+def test_each_may_be_called_several_times_before_the_next():
+    order = []
+    found = race({name: partial(order.append, name) for name in "ab"}, rounds=2, per_round=2)
+    assert order == ["a", "a", "b", "b"] * 3
+    assert len(found["a"]) == 4
+
+
 def test_a_race_out_of_time_still_has_its_least_rounds():
     found = race({"slow": lambda: time.sleep(0.01)}, rounds=100, seconds=0.0)
     assert len(found["slow"]) == LEAST_ROUNDS

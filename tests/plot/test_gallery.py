@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.plots import SOURCES, Config, Picture, draw_gallery, save_figure
+from experiments.gallery import SOURCES, Config, Picture, draw_gallery
+from experiments.plots import save_figure
 from experiments.results import read_results
 from oto_jax import plot
 
@@ -21,7 +22,7 @@ FEW = 60_000  # bytes
 def config(root):
     """Draws what needs result files only."""
     return Config(
-        results=root / "results" / "digits.json",
+        demo=root / "results" / "digits.json",
         study=root / "results" / "target_mode.json",
         only=DEMO,
     )
@@ -50,7 +51,7 @@ def test_every_plot_function_has_its_picture_in_the_docs(root):
 
 
 def test_figures_are_those_of_the_files(gallery, config):
-    results = read_results(config.results)
+    results = read_results(config.demo)
     widths = [f"{row['before']} → {row['after']}" for row in results["widths"]]
     assert [text.get_text() for text in gallery["widths"].texts] == widths
     dense, slim = results["dense"], results["slim"]
@@ -66,8 +67,8 @@ def test_figures_are_those_of_the_files(gallery, config):
 
 
 def test_only_what_is_asked_for_is_drawn(config, tmp_path, root):
-    command = [sys.executable, "experiments/plots.py", "--only", "costs"]
-    command += ["--folder", str(tmp_path), str(config.results), str(tmp_path / "demo.png")]
+    command = [sys.executable, "experiments/gallery.py", "--only", "costs"]
+    command += ["--folder", str(tmp_path), "--demo", str(config.demo)]
     subprocess.run(command, cwd=root, check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["plot_costs.png"]
     unknown = subprocess.run(
