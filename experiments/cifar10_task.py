@@ -16,7 +16,7 @@ from experiments.data.augmentation import crop_and_flip, normalise
 from experiments.data.batches import evaluation_batches, training_batches
 from experiments.errors import OptionError
 from experiments.training import parallel as par
-from experiments.training.classification import classification_loss, evaluator
+from experiments.training.classification import Distillation, classification_loss, evaluator
 from experiments.training.options import RunOptions, check_dtype
 from experiments.training.parallel import Parallel
 from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
@@ -72,6 +72,9 @@ def cifar10_task(
       run: the run's options.
       parallel: the devices.
       variables: from a seed to initial variables; default: the model's own initialisation.
+
+    Raises:
+      OptionError: if the recipe wants to learn from a network that has not learned anything.
     """
     par.check_batch_size(parallel, recipe.batch_size, run.accumulate)
     train = cifar10.load("train", data.data_dir).first(data.train_images)
@@ -99,13 +102,29 @@ def cifar10_task(
         call={"train": False},
         zigs_options={},
         optimizer=hspg_optimizer(recipe, steps_per_epoch, mac_costs(model, *inputs)),
-        loss=classification_loss(augmented),
+        loss=classification_loss(augmented, _distillation(model, recipe, variables, run.seed)),
         batches=batches,
         evaluate=cifar10_evaluator(test, parallel),
         batch_size=recipe.batch_size,
         steps_per_epoch=steps_per_epoch,
         steps=recipe.epochs * steps_per_epoch,
     )
+
+
+def _distillation(
+    model: nn.Module, recipe: Recipe, variables: Callable[[int], Any] | None, seed: int
+) -> Distillation | None:
+    """The network at the start as the teacher, where the recipe has one."""
+    if recipe.distillation == 0:
+        return None
+    if variables is None:
+        raise OptionError("--distillation needs trained weights to start from: set it to 0 with others")
+    trained = variables(seed)
+
+    def teacher(inputs: jax.Array) -> jax.Array:
+        return model.apply(trained, inputs, train=False)
+
+    return Distillation(teacher, recipe.distillation, recipe.temperature)
 
 
 def cifar10_evaluator(

@@ -1,8 +1,11 @@
 """CIFAR ResNet-20, 32, 44 and 56: pruned from published weights, or trained from scratch.
 
 ``python experiments/resnet_cifar10.py --depth 20`` starts from the published ResNet-20 (91.73 %
-top-1 in 40.6 million multiply-accumulates), trains ten epochs with HSPG until zero groups free half
-of the multiply-accumulates, prunes, compares, and writes ``results/resnet20_cifar10.json``.
+top-1 in 40.6 million multiply-accumulates) and trains ten epochs with HSPG: in the first three, zero
+groups free half of the multiply-accumulates; meanwhile and afterwards the network learns from the
+labels and from what it said itself at the start. Then it prunes, compares, and writes
+``results/resnet20_cifar10.json``. With ``--shrink-every 1`` dead groups are cut out of the network
+after each epoch, and the rest of the training costs half as much.
 
 ``--eval-only`` evaluates the published weights on the 10,000 test images: 91.73, 92.63, 93.10 and
 93.39 % for 20, 32, 44 and 56 layers. The last line is JSON with ``top1``.
@@ -49,14 +52,19 @@ MODELS: Mapping[Depth, Callable[..., CifarResNet]] = {
 HALF = Recipe(
     epochs=10,
     batch_size=128,
-    learning_rate=0.05,
-    learning_rate_drops=(6, 9),
+    learning_rate=0.02,
+    learning_rate_drops=(),
+    cosine=True,
     lmbda=1e-3,
-    start_epoch=1,
+    lmbda_drops=(3,),
+    start_epoch=0,
     momentum=0.9,
     weight_decay=1e-4,
     target_macs=0.5,
-    target_epochs=4,
+    target_epochs=3,
+    saliency="squared_taylor",
+    per_cost=True,
+    distillation=0.9,
 )
 
 
@@ -66,8 +74,8 @@ class Config:
 
     Attributes:
       depth: number of layers.
-      from_scratch: train from random weights (set --epochs to 200 or so) instead of the published
-        ones.
+      from_scratch: train from random weights instead of the published ones: set --epochs to 200 or
+        so, and --distillation to 0.
       checkpoint: an .npz with the published weights; default: in the shared data.
       eval_only: evaluate the published weights and train nothing.
       recipe: hyperparameters.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,11 +18,37 @@ from experiments.training.state import Batch, LossFn, Metrics, Variables
 Prepare = Callable[[Batch], jax.Array]
 
 
-def classification_loss(prepare: Prepare) -> LossFn:
-    """Mean cross-entropy of a classifier.
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    r"""Learning from what another network says: :math:`T^2 \mathrm{KL}(p_T \,\|\, q_T)`.
+
+    With the softmaxes :math:`p_T` of the teacher and :math:`q_T` of the student, both of logits
+    divided by the temperature (Hinton, Vinyals and Dean, *Distilling the knowledge in a neural
+    network*, 2015).
+
+    Attributes:
+      teacher: from the model's input to logits.
+      weight: of this loss, in [0, 1]; the labels' cross-entropy has the rest.
+      temperature: :math:`T`.
+    """
+
+    teacher: Callable[[jax.Array], jax.Array]
+    weight: float
+    temperature: float
+
+    def loss(self, inputs: jax.Array, logits: jax.Array) -> jax.Array:
+        """The mean over a batch."""
+        said = jax.nn.softmax(self.teacher(inputs) / self.temperature)
+        heard = jax.nn.log_softmax(logits / self.temperature)
+        return self.temperature**2 * optax.losses.kl_divergence(heard, said).mean()
+
+
+def classification_loss(prepare: Prepare, distillation: Distillation | None = None) -> LossFn:
+    """Mean cross-entropy of a classifier, alone or beside what a teacher says.
 
     Args:
       prepare: from a training batch to the model's input: augmentation and normalisation.
+      distillation: the teacher, if there is one.
 
     Returns:
       A loss with the training accuracy in percent as ``top1``.
@@ -31,11 +58,14 @@ def classification_loss(prepare: Prepare) -> LossFn:
         model: nn.Module, variables: Variables, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:
         mutable = [name for name in variables if name != "params"]
+        inputs, labels = prepare(batch), batch["label"]
         logits, model_state = model.apply(
-            variables, prepare(batch), train=True, rngs={"dropout": key}, mutable=mutable
+            variables, inputs, train=True, rngs={"dropout": key}, mutable=mutable
         )
-        labels = batch["label"]
         value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        if distillation is not None:
+            weight = distillation.weight
+            value = (1 - weight) * value + weight * distillation.loss(inputs, logits)
         top1 = 100 * jnp.mean(jnp.argmax(logits, -1) == labels)
         return value, (dict(model_state), {"top1": top1})
 

@@ -24,6 +24,7 @@ class Recipe:
       batch_size: examples per step on all devices together.
       learning_rate: at the start.
       learning_rate_drops: epochs at which it is multiplied by 0.1.
+      cosine: let it fall to 0 along half a cosine instead.
       lmbda: weight of the group lasso at the start.
       lmbda_drops: epochs at which it is multiplied by 0.1.
       start_epoch: N_p: here stage 2 begins, and groups start to become exactly zero.
@@ -39,15 +40,20 @@ class Recipe:
       target_epochs: target mode: epochs from ``start_epoch`` to the target; None: the rest, 0: a
         single step.
       saliency: target mode: which groups to keep; None: HSPG's own choice, which is ``taylor``.
+      per_cost: target mode: rank groups by saliency per cost that cutting them saves.
       fade: target mode: the share of the window over which a chosen group shrinks before it is put
         to zero; None: HSPG's own. With ``saliency`` ``magnitude``, ``target_epochs`` and ``fade`` 0
         and ``lmbda`` 0, a recipe is magnitude pruning in one shot, then fine-tuning.
+      distillation: the weight of learning from what the network said at the start, beside the
+        labels, in [0, 1]; for networks that start from trained weights.
+      temperature: by which logits are divided there.
     """
 
     epochs: int = 300
     batch_size: int = 64
     learning_rate: float = 0.1
     learning_rate_drops: tuple[int, ...] = (75, 150, 225)
+    cosine: bool = False
     lmbda: float = 1e-3
     lmbda_drops: tuple[int, ...] = ()
     start_epoch: int = 75
@@ -59,8 +65,11 @@ class Recipe:
     target_group_sparsity: float | None = None
     target_macs: float | None = None
     target_epochs: int | None = None
-    saliency: Literal["taylor", "magnitude"] | None = None
+    saliency: Literal["taylor", "squared_taylor", "magnitude"] | None = None
+    per_cost: bool = False
     fade: float | None = None
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -70,14 +79,21 @@ class Recipe:
             raise OptionError(
                 f"--start-epoch {self.start_epoch} is not within the {self.epochs} epochs"
             )
+        if not (0 <= self.distillation <= 1 and self.temperature > 0):
+            raise OptionError(
+                f"--distillation {self.distillation} must be between 0 and 1, and --temperature"
+                f" {self.temperature} above 0"
+            )
+        if self.cosine and self.learning_rate_drops:
+            raise OptionError("--cosine and --learning-rate-drops exclude each other")
         if self.target_macs is not None and self.target_group_sparsity is not None:
             raise OptionError("--target-macs and --target-group-sparsity exclude each other")
         if self.target_macs is None and self.target_group_sparsity is None:
-            for name in ("saliency", "fade"):
-                if getattr(self, name) is not None:
+            for name in ("saliency", "fade", "per_cost"):
+                if getattr(self, name) is not None and getattr(self, name) is not False:
                     raise OptionError(
-                        f"--{name} says how a target is reached: give --target-macs or"
-                        " --target-group-sparsity with it"
+                        f"--{name.replace('_', '-')} says how a target is reached: give"
+                        " --target-macs or --target-group-sparsity with it"
                     )
 
 
@@ -85,6 +101,13 @@ def drops(value: float, epochs: tuple[int, ...], steps_per_epoch: int) -> optax.
     """``value``, multiplied by 0.1 at the beginning of each of the epochs."""
     factors = {epoch * steps_per_epoch: 0.1 for epoch in epochs}
     return optax.piecewise_constant_schedule(value, factors)
+
+
+def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of every step."""
+    if recipe.cosine:
+        return optax.cosine_decay_schedule(recipe.learning_rate, recipe.epochs * steps_per_epoch)
+    return drops(recipe.learning_rate, recipe.learning_rate_drops, steps_per_epoch)
 
 
 def hspg_optimizer(
@@ -102,7 +125,7 @@ def hspg_optimizer(
 
     def optimizer(zigs: oto_jax.ZIGs) -> optax.GradientTransformation:
         hspg = oto_jax.hspg(
-            drops(recipe.learning_rate, recipe.learning_rate_drops, steps_per_epoch),
+            learning_rate(recipe, steps_per_epoch),
             zigs,
             lmbda=drops(recipe.lmbda, recipe.lmbda_drops, steps_per_epoch),
             epsilon=_epsilon(recipe),
@@ -136,7 +159,7 @@ def _target(
 
 def _how(recipe: Recipe) -> dict[str, Any]:
     """What the recipe says about the way to the target; the rest is the library's choice."""
-    how: dict[str, Any] = {}
+    how: dict[str, Any] = {"per_cost": recipe.per_cost}
     if recipe.saliency is not None:
         how["saliency"] = getattr(oto_jax.saliency, recipe.saliency)
     if recipe.fade is not None:

@@ -3,7 +3,7 @@ r"""Saliencies: how much a group matters, from numbers that the optimizer has at
 A saliency is any function from `GroupStatistics` of one space to an array with a number per group;
 the larger, the longer the group is kept. Only the order counts within a space; between spaces, and
 between saliencies that are combined, scores are compared after division by their mean over the
-living groups of the space.
+living groups of the space, or as they are (`oto_jax.Target.per_cost`).
 """
 
 from __future__ import annotations
@@ -130,12 +130,15 @@ def cosine(statistics: GroupStatistics) -> jax.Array:
     return 1 - statistics.gradient_product / jnp.where(norms > 0, norms, 1)
 
 
-def combined_scores(saliencies: Saliencies, statistics: dict[str, GroupStatistics]) -> GroupVectors:
-    """The weighted sum of saliencies, each with mean 1 over the living groups of every space.
+def combined_scores(
+    saliencies: Saliencies, statistics: dict[str, GroupStatistics], relative: bool = True
+) -> GroupVectors:
+    """The weighted sum of saliencies.
 
     Args:
       saliencies: one saliency, or pairs of saliency and weight.
       statistics: by space.
+      relative: divide each saliency by its mean over the living groups of every space.
 
     Returns:
       Per space, the scores; 0 for groups that are zero.
@@ -150,13 +153,15 @@ def combined_scores(saliencies: Saliencies, statistics: dict[str, GroupStatistic
     scores = {}
     for name, one in statistics.items():
         living = one.squared_norm > 0
-        parts = [weight * _with_mean_one(saliency(one), living) for saliency, weight in pairs]
+        parts = [weight * _scaled(saliency(one), living, relative) for saliency, weight in pairs]
         scores[name] = sum(parts[1:], start=parts[0])
     return scores
 
 
-def _with_mean_one(score: jax.Array, living: jax.Array) -> jax.Array:
-    """Divided by the mean over living groups; not finite entries count as none."""
+def _scaled(score: jax.Array, living: jax.Array, relative: bool) -> jax.Array:
+    """Divided by the mean over living groups, if relative; not finite entries count as none."""
+    if not relative:
+        return jnp.where(living, score, 0)
     counted = living & jnp.isfinite(score)
     number = jnp.sum(counted, dtype=score.dtype)
     mean = jnp.sum(jnp.where(counted, score, 0)) / jnp.maximum(number, 1)

@@ -35,6 +35,10 @@ class Target:
         positions at which a convolution's kernel is applied, and 1 for dense layers, these are
         MACs.
       saliency: which groups to keep: a `Saliency`, or several with weights.
+      per_cost: rank groups by their saliency as it is, divided by the cost that cutting them saves
+        at that moment, instead of by their saliency relative to the mean of their space. With
+        `saliency.squared_taylor` that is loss per cost, comparable over the whole network; what is
+        cheap to compute but matters little elsewhere goes first where it saves most.
       keep_at_least: the share of each space's groups that always stays; never less than one group.
       fade: the share of the window over which a chosen group shrinks before it is put to zero.
       memory: decay of the running average of the saliency over steps.
@@ -54,6 +58,7 @@ class Target:
     kept: float | None = None
     costs: Mapping[str, float] | None = None
     saliency: Saliencies = taylor
+    per_cost: bool = False
     keep_at_least: float = 0.0
     fade: float = 0.2
     memory: float = 0.9

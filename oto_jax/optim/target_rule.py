@@ -127,7 +127,9 @@ class TargetRule:
 
     def _saliency(self, trial: Trial, state: TargetState) -> GroupVectors:
         """Running averages; a step whose gradient is not finite leaves them as they were."""
-        scores = combined_scores(self.target.saliency, _statistics(self.zigs, trial))
+        statistics = _statistics(self.zigs, trial)
+        relative = not self.target.per_cost
+        scores = combined_scores(self.target.saliency, statistics, relative)
         memory = jnp.where(state.step == 0, 0.0, self.target.memory)
         averages = {}
         for name, old in state.saliency.items():
@@ -152,13 +154,17 @@ class TargetRule:
         sizes = np.array([space.size for space in scope.spaces])
         floors = jnp.stack([state.floor[space.name] for space in scope.spaces])
 
+        removed = jnp.sum(before >= 0, axis=1).astype(full.dtype)
+
         def more() -> jax.Array:
             scores = stack(scope.spaces, saliency, pad=0)
+            if self.target.per_cost:
+                scores = scores / scope.cost.savings(removed, jnp)[:, None]
             last = away == 0
             chosen = choose(scope.cost, sizes, scores, before >= 0, floors, budget, last)
             return jnp.where(chosen & (before < 0), state.step, before)
 
-        left = scope.cost(jnp.sum(before >= 0, axis=1).astype(full.dtype), jnp)
+        left = scope.cost(removed, jnp)
         after = jax.lax.cond(self._is_round(state.step) & (left > budget), more, lambda: before)
         return unstack(scope.spaces, after)
 

@@ -23,7 +23,7 @@ from experiments.data.folders import ROOT
 from experiments.errors import OptionError
 from experiments.training.ahead_of_time import count_collectives
 from experiments.training.options import RunOptions, from_json, to_json
-from experiments.training.recipe import Recipe, drops, hspg_optimizer
+from experiments.training.recipe import Recipe, drops, hspg_optimizer, learning_rate
 from experiments.training.script import result_file, run_folder_of
 
 # learning-rate drops, lambda, its drops, N_p, epochs, batch, epsilon of dense layers.
@@ -67,6 +67,10 @@ def test_a_value_drops_at_the_beginning_of_its_epochs():
         {"target_macs": 0.5, "target_group_sparsity": 0.5},
         {"saliency": "magnitude"},
         {"fade": 0.0},
+        {"per_cost": True},
+        {"distillation": 1.5},
+        {"distillation": 0.5, "temperature": 0.0},
+        {"cosine": True},
     ],
 )
 def test_impossible_recipes_are_refused(values):
@@ -102,6 +106,15 @@ def test_one_shot_magnitude_pruning_keeps_the_largest_groups_from_the_first_step
         updates, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         assert jnp.diag(params["a"]["kernel"]).tolist() == [3.0, 0.0, 4.0, 0.0]
+
+
+def test_a_cosine_falls_from_the_learning_rate_to_zero():
+    recipe = Recipe(epochs=4, start_epoch=0, learning_rate=0.2, learning_rate_drops=(), cosine=True)
+    rates = [float(learning_rate(recipe, steps_per_epoch=5)(step)) for step in range(21)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[20] == 0
+    assert rates == sorted(rates, reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,45 @@ def test_kept_cost_equals_what_cutting_leaves(name, data):
     assert cost(removed) == removed_by_cutting(p.zigs, p.params, counts)
 
 
+@pytest.mark.parametrize("name", MODELS)
+@given(data=st.data())
+def test_savings_are_what_one_unit_more_takes_away(name, data):
+    p = problem(name)
+    cost = parameter_cost(p.zigs)
+    removed = np.array([data.draw(st.integers(0, s.size - 1)) for s in p.zigs.spaces], np.float64)
+    each = [cost(removed) - cost(removed + one) for one in np.eye(len(removed))]
+    assert cost.savings(removed).tolist() == each
+
+
+def two_layers():
+    """A unit of ``a`` is 1 + 8 parameters, one of ``b`` 8 + 30."""
+    shapes = {"a": (1, 8), "b": (8, 8), "c": (8, 30)}
+
+    def f(params, x):
+        for name in ("a", "b"):
+            x = jnp.maximum(x @ params[name], 0)
+        return x @ params["c"]
+
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    return params, oto_jax.find_zigs(f, params, jnp.ones((1, 1)))
+
+
+@pytest.mark.parametrize("worth_of_b, first", [(1.0, "b"), (4.0, "b"), (5.0, "a")])
+def test_per_cost_the_cheapest_loss_goes_first(worth_of_b, first):
+    """Giving up a unit of ``a`` saves 9 parameters for a loss of 1, one of ``b`` saves 38."""
+    params, zigs = two_layers()
+
+    def worth(statistics):  # The two spaces are told apart by the entries of their groups.
+        return jnp.full(8, 1.0 if statistics.entries == 1 else worth_of_b)
+
+    target = oto_jax.Target(kept=0.87, saliency=worth, per_cost=True, fade=0.0)
+    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=target, target_steps=1)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    _, state = jax.jit(tx.update)(gradients, tx.init(params), params)
+    (projection,) = oto_jax.optim.zeros.projection_states(state)
+    assert [name for name, zero in projection.zero.items() if zero.any()] == [first]
+
+
 @pytest.mark.parametrize("kept", [0.7, 0.4, 0.15])
 @pytest.mark.parametrize("name", MODELS)
 def test_kept_share_of_parameters_is_met(name, kept):
