@@ -47,6 +47,9 @@ class Config:
       learning_rate_drops: shares of each half after which the learning rate is multiplied by 0.1.
       weight_decay: while fine-tuning.
       regularisation: weight of the group-norm regulariser.
+      distillation: weight of learning from the published network, beside the labels; 0 as its
+        authors have it, 0.9 as `experiments/resnet_cifar10.py`.
+      temperature: by which logits are divided there.
       global_pruning: rank the groups of all layers together, instead of cutting each alike.
       max_pruning_ratio: no layer loses more than this share.
       target_macs: what is left of the multiply-accumulates.
@@ -67,6 +70,8 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     regularisation: float = 5e-4
+    distillation: float = 0.0
+    temperature: float = 4.0
     global_pruning: bool = True
     max_pruning_ratio: float = 1.0
     target_macs: float = 0.5

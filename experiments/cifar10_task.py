@@ -118,11 +118,12 @@ def _distillation(
     if recipe.distillation == 0:
         return None
     if variables is None:
-        raise OptionError("--distillation needs trained weights to start from: set it to 0 with others")
+        raise OptionError("--distillation needs trained weights to start from: set it to 0 without")
     trained = variables(seed)
 
     def teacher(inputs: jax.Array) -> jax.Array:
-        return model.apply(trained, inputs, train=False)
+        logits: Any = model.apply(trained, inputs, train=False)
+        return logits
 
     return Distillation(teacher, recipe.distillation, recipe.temperature)
 

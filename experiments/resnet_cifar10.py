@@ -1,9 +1,9 @@
 """CIFAR ResNet-20, 32, 44 and 56: pruned from published weights, or trained from scratch.
 
 ``python experiments/resnet_cifar10.py --depth 20`` starts from the published ResNet-20 (91.73 %
-top-1 in 40.6 million multiply-accumulates) and trains ten epochs with HSPG: in the first three, zero
-groups free half of the multiply-accumulates; meanwhile and afterwards the network learns from the
-labels and from what it said itself at the start. Then it prunes, compares, and writes
+top-1 in 40.6 million multiply-accumulates) and trains ten epochs with HSPG: in the first three,
+zero groups free half of the multiply-accumulates; meanwhile and afterwards the network learns from
+the labels and from what it said itself at the start. Then it prunes, compares, and writes
 ``results/resnet20_cifar10.json``. With ``--shrink-every 1`` dead groups are cut out of the network
 after each epoch, and the rest of the training costs half as much.
 

@@ -58,6 +58,8 @@ class Config:
     momentum: float
     weight_decay: float
     regularisation: float
+    distillation: float
+    temperature: float
     global_pruning: bool
     max_pruning_ratio: float
     target_macs: float
@@ -72,6 +74,7 @@ class State:
 
     model: CifarResNet
     optimizer: torch.optim.SGD
+    teacher: CifarResNet
     epoch: int
     minutes: float
     notes: dict[str, Any]
@@ -148,6 +151,16 @@ def learning_rate(epoch: int, config: Config) -> float:
     return config.learning_rate * 0.1 ** sum(gone >= drop for drop in config.learning_rate_drops)
 
 
+def distillation_loss(
+    teacher: CifarResNet, inputs: torch.Tensor, logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """As `experiments.training.classification.Distillation`: T^2 KL(teacher || student)."""
+    with torch.no_grad():
+        said = F.softmax(teacher(inputs) / temperature, dim=1)
+    heard = F.log_softmax(logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(heard, said, reduction="batchmean")
+
+
 def train_epoch(
     state: State, config: Config, batches: Iterator[dict[str, np.ndarray]], steps: int
 ) -> float:
@@ -161,8 +174,12 @@ def train_epoch(
     losses = []
     for number, batch in enumerate(itertools.islice(batches, steps)):
         rng = np.random.default_rng((config.seed, state.epoch, number))
-        logits = state.model(tensor(crop_and_flip(batch["image"], rng)))
+        inputs = tensor(crop_and_flip(batch["image"], rng))
+        logits = state.model(inputs)
         loss = F.cross_entropy(logits, torch.from_numpy(batch["label"].astype(np.int64)))
+        if config.distillation:
+            taught = distillation_loss(state.teacher, inputs, logits, config.temperature)
+            loss = (1 - config.distillation) * loss + config.distillation * taught
         state.optimizer.zero_grad()
         loss.backward()
         if pruner is not None:
@@ -177,14 +194,15 @@ def begin(config: Config, test: cifar10.LabelledImages) -> State:
     kept = Path(config.folder) / "state.pt"
     if kept.exists():  # written by this script alone, so that pickles of it may be read
         return torch.load(kept, weights_only=False)
-    model = load(config.depth, Path(config.checkpoint))
+    model, teacher = (load(config.depth, Path(config.checkpoint)) for _ in range(2))
+    teacher.eval()
     notes = {
         "dense_top1": evaluate(model, test),
         "dense_macs": count_macs(model),
         "dense_parameters": count_parameters(model),
         "epochs": [],
     }
-    return State(model, sgd(model, config), 0, 0.0, notes)
+    return State(model, sgd(model, config), teacher, 0, 0.0, notes)
 
 
 def keep(state: State, config: Config) -> None:
