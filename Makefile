@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
 PEERS := .venv-peers
-# What `make bench` measures in half an hour; architectures.py, target_mode.py and
+# What `make bench` measures in half an hour; architectures.py, ranking.py, target_mode.py and
 # torch_pruning_cifar10.py are studies, run by hand.
 BENCHMARKS := discovery scaling optimizer latency shrinking
 # The tests of a file share costly set-up, so they stay together on one worker.

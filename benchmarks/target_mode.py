@@ -2,8 +2,8 @@
 
 ``python benchmarks/target_mode.py`` trains the demo's residual network from scratch, always with
 the same number of steps, down to a small share of its multiply-accumulates, in many ways: target
-mode with other saliencies, fades, windows and weights of the group lasso, and the ideas that it has
-to beat, told in its words:
+mode with other saliencies, rankings, fades, windows and weights of the group lasso, and the ideas
+that it has to beat, told in its words:
 
 * magnitude pruning in one shot halfway, then fine-tuning;
 * gradual magnitude pruning (Zhu and Gupta, 2017): no lasso, no fading;
@@ -84,6 +84,7 @@ class Way:
       start: where in the run the window begins, as a share of it.
       window: how long it is, likewise; 0 is a single step.
       saliency: which groups to keep.
+      per_cost: whether groups are ranked by saliency per cost saved.
       fade: the share of the window over which a group shrinks.
       rounds: at how many steps groups are chosen.
       lmbda: weight of the group lasso.
@@ -94,6 +95,7 @@ class Way:
     start: float = 0.1
     window: float = 0.5
     saliency: Any = taylor
+    per_cost: bool = False
     fade: float = 0.2
     rounds: int = 100
     lmbda: float = 1e-3
@@ -108,6 +110,10 @@ WAYS = {
     "saliency: magnitude": dataclasses.replace(DEFAULT, saliency=magnitude),
     "saliency: cosine": dataclasses.replace(DEFAULT, saliency=cosine),
     "saliency: squared Taylor": dataclasses.replace(DEFAULT, saliency=squared_taylor),
+    "per cost: Taylor": dataclasses.replace(DEFAULT, per_cost=True),
+    "per cost: squared Taylor": dataclasses.replace(
+        DEFAULT, saliency=squared_taylor, per_cost=True, main=True
+    ),
     "saliency: mixture": dataclasses.replace(DEFAULT, saliency=MIXTURE),
     "fade: none": dataclasses.replace(DEFAULT, fade=0.0),
     "fade: half": dataclasses.replace(DEFAULT, fade=0.5),
@@ -168,7 +174,12 @@ def optimizer(
         momentum=config.momentum,
         start_step=start,
         target_group_sparsity=oto_jax.Target(
-            kept=kept, costs=costs, saliency=way.saliency, fade=way.fade, rounds=way.rounds
+            kept=kept,
+            costs=costs,
+            saliency=way.saliency,
+            per_cost=way.per_cost,
+            fade=way.fade,
+            rounds=way.rounds,
         ),
         target_steps=window,
     )

@@ -71,6 +71,25 @@ def _mean(rows: list[Mapping[str, Any]]) -> str:
     return f"{statistics.mean(found):.2f} % ({min(found):.1f} - {max(found):.1f}), {loss:.3f}"
 
 
+def ranking(results: Mapping[str, Any]) -> str:
+    """A published network by the order in which groups were given up."""
+    heads = ("top-1", "cross-entropy", "MACs", "parameters", "channels in blocks", "in streams")
+    rows: list[tuple[str, ...]] = [("order", *heads)]
+    for name, row in results["rows"].items():
+        rows.append(
+            (
+                name,
+                f"{row['top1']:.2f} %",
+                f"{row['cross_entropy']:.3f}",
+                f"{row['kept_macs']:.1%}",
+                f"{row['kept_parameters']:.1%}",
+                f"{row['channels_inside_blocks']}",
+                f"{row['channels_of_streams']}",
+            )
+        )
+    return f"{align(rows)}\n\n{_run_on(results)}"
+
+
 def discovery(results: Mapping[str, Any]) -> str:
     """Seconds of discovery, of tracing alone, and of other libraries in turn with ours."""
     rows: list[tuple[str, ...]] = [("model", "`jax.make_jaxpr`", "`find_zigs`", "ratio")]
@@ -191,6 +210,7 @@ TABLES: Mapping[str, Table] = {
     "discovery": _of_one_file("discovery", discovery),
     "latency": _of_one_file("latency", latency),
     "optimizer": _of_one_file("optimizer", optimizer),
+    "ranking": _of_one_file("ranking", ranking),
     "scaling": _of_one_file("scaling", scaling),
     "shrinking": _of_one_file("shrinking", shrinking),
     "target_mode": _of_one_file("target_mode", target_mode),
