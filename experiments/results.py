@@ -7,6 +7,7 @@ and hardware. A file is written whole or not at all: a killed run leaves the one
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -123,8 +124,13 @@ def _from_root(word: str) -> str:
     return path.relative_to(ROOT).as_posix() if within else word
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the code, with ``+`` where the code was changed since; None without git."""
+    """The commit of the code, with ``+`` where the code was changed since; None without git.
+
+    It is that of the first call: a program that runs for hours asks at its start, for the code may
+    go on meanwhile.
+    """
     try:
         head = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)

@@ -14,6 +14,7 @@ import tyro
 import oto_jax
 from experiments.data.folders import ROOT
 from experiments.errors import ExperimentError
+from experiments.results import commit
 from experiments.training import parallel as par
 from experiments.training.finish import finish
 from experiments.training.loop import train
@@ -35,7 +36,8 @@ Config = TypeVar("Config", bound=HasRun)
 
 
 def start(run: RunOptions) -> Parallel:
-    """Joins the other hosts, if there are any, and gathers the devices."""
+    """Joins the other hosts, if there are any, and gathers the devices; notes the code's commit."""
+    commit()
     par.connect(run.coordinator, run.processes, run.process)
     return par.data_parallel(run.parallel)
 
