@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ RESNETS = tuple(
     (depth, share, way, f"resnet{depth}_{share}{ending}")
     for depth, share, (way, ending) in itertools.product((20, 56), ("half", "third"), WAYS)
 )
-RESNET_FILES = tuple(f"results/{name}.json" for *_, name in RESNETS)
+# A run's further seeds have files of their own: resnet20_half, resnet20_half_seed1, ...
+SEEDS = ("", "_seed1", "_seed2")
+RESNET_FILES = tuple(f"results/{name}{seed}.json" for *_, name in RESNETS for seed in SEEDS)
 
 SQUAD = ("minilm_squad_dense", "minilm_squad_30", "minilm_squad_60")
 SQUAD_FILES = tuple(f"results/{name}.json" for name in SQUAD)
@@ -71,23 +74,39 @@ def cifar_resnets(*found: Results) -> str:
     """Published CIFAR ResNets, pruned by each way with the same training."""
     heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim", "epochs", "images")
     rows: list[tuple[str, ...]] = [heads]
-    for (depth, share, way, _), results in zip(RESNETS, found, strict=True):
-        cells = (f"{NOT_RUN} ({share})", "", "", "", "")
-        rows.append((f"ResNet-{depth}", way, *(cells if results is None else _resnet(results))))
+    for number, (depth, share, way, _) in enumerate(RESNETS):
+        first = number * len(SEEDS)
+        runs = [_resnet(results) for results in found[first : first + len(SEEDS)] if results]
+        cells = _over_seeds(runs) if runs else (f"{NOT_RUN} ({share})", "", "", "", "")
+        rows.append((f"ResNet-{depth}", way, *cells))
     return align(rows)
 
 
-def _resnet(results: Mapping[str, Any]) -> tuple[str, ...]:
+def _resnet(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row shows of one run, ours or of benchmarks/torch_pruning_cifar10.py."""
     config = results["config"]
-    if "pruned" in results:  # benchmarks/torch_pruning_cifar10.py
-        slim, epochs, images = results["pruned"], config["epochs"], config["train_images"]
-        macs, parameters, top1 = slim["kept_macs"], slim["kept_parameters"], slim["top1"]
+    if "pruned" in results:
+        slim, data, recipe = results["pruned"], config, config
+        found = {"macs": slim["kept_macs"], "parameters": slim["kept_parameters"]}
     else:
-        macs, parameters = results["macs"]["kept"], results["parameters"]["kept"]
-        epochs, images = config["recipe"]["epochs"], config["data"]["train_images"]
-        top1 = results["slim_test"]["top1"]
+        slim, data, recipe = results["slim_test"], config["data"], config["recipe"]
+        found = {name: results[name]["kept"] for name in ("macs", "parameters")}
+    images = data["train_images"]
     seen = "all" if images is None else f"{images:,}"
-    return f"{macs:.1%}", f"{parameters:.1%}", f"{top1:.2f} %", str(epochs), seen
+    return {**found, "top1": slim["top1"], "epochs": recipe["epochs"], "images": seen}
+
+
+def _over_seeds(runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Means, and the range of the accuracy; the training is the same for all."""
+    shares = (statistics.mean(run[name] for run in runs) for name in ("macs", "parameters"))
+    scores = [run["top1"] for run in runs]
+    top1 = f"{statistics.mean(scores):.2f} %"
+    if len(runs) > 1:
+        top1 += f" ({min(scores):.2f} - {max(scores):.2f}, {len(runs)} seeds)"
+    epochs, images = (
+        ", ".join(dict.fromkeys(str(run[name]) for run in runs)) for name in ("epochs", "images")
+    )
+    return *(f"{share:.1%}" for share in shares), top1, epochs, images
 
 
 def squad(*found: Results) -> str:

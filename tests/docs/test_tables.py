@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from docs import accuracy
 from docs.tables import BLOCK, TABLES, filled, pages, to_root
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,3 +30,17 @@ def test_tables_come_from_the_result_files(page):
 def test_every_table_stands_on_a_page():
     shown = {match[1] for page in pages() for match in BLOCK.finditer(page.read_text())}
     assert shown == set(TABLES)
+
+
+def a_run(top1):
+    kept = {"kept": 0.5}
+    config = {"recipe": {"epochs": 10}, "data": {"train_images": None}}
+    return {"slim_test": {"top1": top1}, "macs": kept, "parameters": kept, "config": config}
+
+
+def test_seeds_of_a_row_are_shown_by_their_mean_and_range():
+    found = [None] * len(accuracy.RESNET_FILES)
+    assert "seeds" not in accuracy.cifar_resnets(a_run(90.0), *found[1:])
+    row = accuracy.cifar_resnets(a_run(90.0), a_run(90.5), a_run(92.5), *found[3:]).splitlines()[2]
+    assert "91.00 % (90.00 - 92.50, 3 seeds)" in row
+    assert "not run" not in row
