@@ -172,12 +172,14 @@ def shrinking(results: Mapping[str, Any]) -> str:
         times = tuple(f"{row[key]:.0f} s" for key in spent)
         step = f"{row['last_step_ms']:.0f} ms"
         rows.append((name, *times, step, f"{row.get('kept_macs', 1.0):.0%}"))
-    found = results["agreement"]
+    found, exact = results["agreement"], results["agreement_in_float64"]
     ending = (
         f"Shrinking takes {results['ratio']:.2f} of the time without,"
         f" {results['ratio_to_dense']:.2f} of that of dense training. The two networks put"
         f" {found['same_class']:.2%} of the test images into the same class (top-1"
-        f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %). {_run_on(results)}"
+        f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %), rounding having grown over"
+        f" the training; those of a shorter one in float64 {exact['same_class']:.2%}, outputs apart"
+        f" by {exact['worst_relative_difference']:.0e} of the largest. {_run_on(results)}"
     )
     return f"{align(rows)}\n\n{ending}"
 
