@@ -17,7 +17,7 @@ Both end in the same network up to rounding, which training makes grow: in float
 steps later, some test images of little certainty fall into another class. How many is shown; and a
 shorter training, with and without cuts in float64, has to put every test image into the same class.
 
-It writes ``results/shrinking.json``. Expected: nine minutes on two quiet cores; for a try,
+It writes ``results/shrinking.json``. Expected: eleven minutes on two quiet cores; for a try,
 ``--epochs 5 --train-images 256``, which is too short to gain.
 """
 
