@@ -27,8 +27,6 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.cifar10_task import Cifar10Options
-from experiments.data import cifar10
-from experiments.errors import MissingDataError
 from experiments.resnet_cifar10 import HALF, Depth, make_task
 from experiments.resnet_cifar10 import Config as RunConfig
 from experiments.results import ROOT, write_results
@@ -36,7 +34,7 @@ from experiments.training.finish import prune_and_compare
 from experiments.training.loop import train
 from experiments.training.options import RunOptions, to_json
 from experiments.training.run_folder import open_run
-from experiments.training.script import start
+from experiments.training.script import run_script, start
 from experiments.training.state import variables_of
 
 ORDERS: dict[str, dict[str, Any]] = {
@@ -128,11 +126,6 @@ def report(rows: dict[str, dict[str, Any]]) -> None:
 
 def main(config: Config) -> None:
     """Runs, prints, writes."""
-    try:
-        cifar10.load("test")
-    except MissingDataError as error:
-        print(f"skipped: {error}")
-        return
     rows = {name: run(config, name) for name in ORDERS if not config.only or name in config.only}
     report(rows)
     if not config.only:
@@ -142,4 +135,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))
+    run_script(lambda: main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,))))

@@ -227,7 +227,10 @@ def agreement(one: np.ndarray, other: np.ndarray, labels: np.ndarray) -> dict[st
 
 
 def exact_agreement(config: Config, test: cifar10.LabelledImages) -> dict[str, float]:
-    """How alike the networks of a short training in float64 are, with and without cuts."""
+    """How alike the networks of a short training in float64 are, with and without cuts.
+
+    The logits are given in float32, so differences below its rounding do not show.
+    """
     shorter = dataclasses.replace(
         config, epochs=config.exact_epochs, train_images=config.exact_images
     )
@@ -235,6 +238,8 @@ def exact_agreement(config: Config, test: cifar10.LabelledImages) -> dict[str, f
         without, shrunk = (
             run(shorter, every, dtype="float64").trained for every in (0, config.shrink_every)
         )
+        if not shrunk.network.cuts:
+            sys.exit("nothing was cut in float64: give it more --exact-epochs")
         images = normalise(test.images)
         return agreement(outputs(without, images), outputs(shrunk, images), test.labels)
 

@@ -178,8 +178,9 @@ def shrinking(results: Mapping[str, Any]) -> str:
         f" {results['ratio_to_dense']:.2f} of that of dense training. The two networks put"
         f" {found['same_class']:.2%} of the test images into the same class (top-1"
         f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %), rounding having grown over"
-        f" the training; those of a shorter one in float64 {exact['same_class']:.2%}, outputs apart"
-        f" by {exact['worst_relative_difference']:.0e} of the largest. {_run_on(results)}"
+        f" the training; those of a shorter one in float64 {exact['same_class']:.2%}, with logits"
+        f" in float32 apart by {exact['worst_relative_difference']:.0e} of the largest."
+        f" {_run_on(results)}"
     )
     return f"{align(rows)}\n\n{ending}"
 

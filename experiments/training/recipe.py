@@ -90,7 +90,7 @@ class Recipe:
             raise OptionError("--target-macs and --target-group-sparsity exclude each other")
         if self.target_macs is None and self.target_group_sparsity is None:
             for name in ("saliency", "fade", "per_cost"):
-                if getattr(self, name) is not None and getattr(self, name) is not False:
+                if getattr(self, name) != getattr(Recipe, name):  # its default
                     raise OptionError(
                         f"--{name.replace('_', '-')} says how a target is reached: give"
                         " --target-macs or --target-group-sparsity with it"

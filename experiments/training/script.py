@@ -36,8 +36,8 @@ Config = TypeVar("Config", bound=HasRun)
 
 
 def start(run: RunOptions) -> Parallel:
-    """Joins the other hosts, if there are any, and gathers the devices; notes the code's commit."""
-    commit()
+    """Joins the other hosts, if there are any, and gathers the devices."""
+    commit()  # Remembered from here on, whatever happens to the code while the run goes on.
     par.connect(run.coordinator, run.processes, run.process)
     return par.data_parallel(run.parallel)
 

@@ -41,11 +41,8 @@ class KeptCost:
           removed: number of cut units by space, shape ``(spaces,)``, floating point.
           xp: `numpy` on the host, `jax.numpy` in a program.
         """
-        dtype = removed.dtype
-        # No matrix product: accelerators would round it to bfloat16 or TF32.
-        cut = xp.sum(xp.asarray(self.weights, dtype) * removed[None, None, :], axis=2)
-        lengths = xp.asarray(self.sizes, dtype) - cut
-        return xp.sum(xp.asarray(self.prices, dtype) * xp.prod(lengths, axis=1))
+        lengths = self._lengths(removed, xp)
+        return xp.sum(xp.asarray(self.prices, removed.dtype) * xp.prod(lengths, axis=1))
 
     def savings(self, removed: Any, xp: Any = np) -> Any:
         """What cutting one unit more saves, by space; shape ``(spaces,)``.
@@ -56,12 +53,17 @@ class KeptCost:
           removed: number of cut units by space, shape ``(spaces,)``, floating point.
           xp: `numpy` on the host, `jax.numpy` in a program.
         """
+        lengths = self._lengths(removed, xp)[:, :, None]
+        shorter = lengths - xp.asarray(self.weights, removed.dtype)
+        saved = xp.prod(lengths, axis=1) - xp.prod(shorter, axis=1)
+        return xp.sum(xp.asarray(self.prices, removed.dtype)[:, None] * saved, axis=0)
+
+    def _lengths(self, removed: Any, xp: Any) -> Any:
+        """What is left of every axis; shape ``(arrays, axes)``."""
         dtype = removed.dtype
-        weights = xp.asarray(self.weights, dtype)
-        lengths = xp.asarray(self.sizes, dtype) - xp.sum(weights * removed[None, None, :], axis=2)
-        shorter = xp.prod(lengths[:, :, None] - weights, axis=1)
-        saved = xp.prod(lengths, axis=1)[:, None] - shorter
-        return xp.sum(xp.asarray(self.prices, dtype)[:, None] * saved, axis=0)
+        # No matrix product: accelerators would round it to bfloat16 or TF32.
+        cut = xp.sum(xp.asarray(self.weights, dtype) * removed[None, None, :], axis=2)
+        return xp.asarray(self.sizes, dtype) - cut
 
 
 def group_count(spaces: tuple[Space, ...]) -> KeptCost:

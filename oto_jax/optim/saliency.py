@@ -153,15 +153,18 @@ def combined_scores(
     scores = {}
     for name, one in statistics.items():
         living = one.squared_norm > 0
-        parts = [weight * _scaled(saliency(one), living, relative) for saliency, weight in pairs]
+        scale = _with_mean_one if relative else _as_it_is
+        parts = [weight * scale(saliency(one), living) for saliency, weight in pairs]
         scores[name] = sum(parts[1:], start=parts[0])
     return scores
 
 
-def _scaled(score: jax.Array, living: jax.Array, relative: bool) -> jax.Array:
-    """Divided by the mean over living groups, if relative; not finite entries count as none."""
-    if not relative:
-        return jnp.where(living, score, 0)
+def _as_it_is(score: jax.Array, living: jax.Array) -> jax.Array:
+    return jnp.where(living, score, 0)
+
+
+def _with_mean_one(score: jax.Array, living: jax.Array) -> jax.Array:
+    """Divided by the mean over living groups; not finite entries count as none."""
     counted = living & jnp.isfinite(score)
     number = jnp.sum(counted, dtype=score.dtype)
     mean = jnp.sum(jnp.where(counted, score, 0)) / jnp.maximum(number, 1)

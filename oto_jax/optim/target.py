@@ -37,8 +37,8 @@ class Target:
       saliency: which groups to keep: a `Saliency`, or several with weights.
       per_cost: rank groups by their saliency as it is, divided by the cost that cutting them saves
         at that moment, instead of by their saliency relative to the mean of their space. With
-        `saliency.squared_taylor` that is loss per cost, comparable over the whole network; what is
-        cheap to compute but matters little elsewhere goes first where it saves most.
+        `saliency.squared_taylor` that is loss per cost, comparable over the whole network. Groups
+        whose cut would save nothing go last.
       keep_at_least: the share of each space's groups that always stays; never less than one group.
       fade: the share of the window over which a chosen group shrinks before it is put to zero.
       memory: decay of the running average of the saliency over steps.

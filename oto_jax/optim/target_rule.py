@@ -159,7 +159,8 @@ class TargetRule:
         def more() -> jax.Array:
             scores = stack(scope.spaces, saliency, pad=0)
             if self.target.per_cost:
-                scores = scores / scope.cost.savings(removed, jnp)[:, None]
+                saved = scope.cost.savings(removed, jnp)[:, None]
+                scores = jnp.where(saved > 0, scores / saved, jnp.inf)
             last = away == 0
             chosen = choose(scope.cost, sizes, scores, before >= 0, floors, budget, last)
             return jnp.where(chosen & (before < 0), state.step, before)

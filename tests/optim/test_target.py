@@ -185,20 +185,36 @@ def two_layers():
     return params, oto_jax.find_zigs(f, params, jnp.ones((1, 1)))
 
 
+def worth(of_a, of_b):
+    """A saliency of one number per space; the two are told apart by the entries of a group."""
+    return lambda statistics: jnp.full(8, of_a if statistics.entries == 1 else of_b)
+
+
+def given_up(params, zigs, target):
+    """The spaces in which a single step puts groups to zero."""
+    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=target, target_steps=1)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    _, state = jax.jit(tx.update)(gradients, tx.init(params), params)
+    (projection,) = oto_jax.optim.zeros.projection_states(state)
+    return [name for name, zero in projection.zero.items() if zero.any()]
+
+
 @pytest.mark.parametrize("worth_of_b, first", [(1.0, "b"), (4.0, "b"), (5.0, "a")])
 def test_per_cost_the_cheapest_loss_goes_first(worth_of_b, first):
     """Giving up a unit of ``a`` saves 9 parameters for a loss of 1, one of ``b`` saves 38."""
     params, zigs = two_layers()
 
-    def worth(statistics):  # The two spaces are told apart by the entries of their groups.
-        return jnp.full(8, 1.0 if statistics.entries == 1 else worth_of_b)
+    target = oto_jax.Target(kept=0.87, saliency=worth(1.0, worth_of_b), per_cost=True, fade=0.0)
+    assert given_up(params, zigs, target) == [first]
 
-    target = oto_jax.Target(kept=0.87, saliency=worth, per_cost=True, fade=0.0)
-    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=target, target_steps=1)
-    gradients = jax.tree.map(jnp.ones_like, params)
-    _, state = jax.jit(tx.update)(gradients, tx.init(params), params)
-    (projection,) = oto_jax.optim.zeros.projection_states(state)
-    assert [name for name, zero in projection.zero.items() if zero.any()] == [first]
+
+@pytest.mark.parametrize("worth_of_a", [-1.0, 0.0, 1.0])
+def test_what_saves_nothing_is_not_given_up_whatever_it_is_worth(worth_of_a):
+    params, zigs = two_layers()
+    target = oto_jax.Target(
+        kept=0.5, costs={"c": 1.0}, saliency=worth(worth_of_a, 5.0), per_cost=True, fade=0.0
+    )
+    assert given_up(params, zigs, target) == ["b"]
 
 
 @pytest.mark.parametrize("kept", [0.7, 0.4, 0.15])
