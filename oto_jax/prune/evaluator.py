@@ -12,7 +12,8 @@ from oto_jax.errors import OTOError, UntraceableError
 from oto_jax.prune.narrow_params import narrow_params
 from oto_jax.prune.survivors import Kept, Survivors
 from oto_jax.zigs import dims as d
-from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
+from oto_jax.zigs.program import Body, Node, Value
+from oto_jax.zigs.walk import open_jaxpr
 
 Rule: TypeAlias = Callable[["Evaluator", Node, list[Any]], list[Any]]
 """The results of an equation, from the narrow arrays that it reads."""

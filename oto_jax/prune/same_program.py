@@ -22,10 +22,11 @@ from oto_jax.prune.plan import Plan
 from oto_jax.prune.survivors import Kept, Survivors
 from oto_jax.zigs import dims as d
 from oto_jax.zigs.partition import key_path
-from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
+from oto_jax.zigs.program import Body, Node, Value
 from oto_jax.zigs.rules.control import CALL_PARAMS
 from oto_jax.zigs.rules.randomness import DRAWS
 from oto_jax.zigs.source import source_line
+from oto_jax.zigs.walk import open_jaxpr
 
 OPAQUE = (
     *CALL_PARAMS,

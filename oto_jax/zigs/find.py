@@ -19,7 +19,8 @@ from oto_jax.zigs import dims as d
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.groups import Attention, Options, Variable, find_groups
 from oto_jax.zigs.partition import Path, ZIGs, format_path, key_path
-from oto_jax.zigs.program import Body, Value, open_jaxpr
+from oto_jax.zigs.program import Body, Value
+from oto_jax.zigs.walk import open_jaxpr
 
 Unprunable = Iterable[str] | Callable[[str], bool]
 

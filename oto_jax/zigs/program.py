@@ -1,19 +1,15 @@
 """A traced program with a dimension on every axis of every value.
 
-`Program` is the jaxpr with its call-like equations opened up: a tree of `Node`s over `Value`s. The
-first pass, here, walks it once and lets each primitive's rule (`oto_jax.zigs.rules`) say how the
-dimensions of what it makes follow from those it is given. The proof (`zeros`), the roles (`roles`)
-and narrow evaluation (`oto_jax.prune.narrow`) all read the result.
+It is the jaxpr with its call-like equations opened up: a tree of `Node`s over `Value`s, made by
+`oto_jax.zigs.walk`. The proof (`proof`), the roles (`roles`) and narrow evaluation
+(`oto_jax.prune.evaluator`) all read it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
-from jax.extend import core as jex
 
 from oto_jax.zigs import dims as d
 from oto_jax.zigs.dims import Dim, Dims
@@ -46,14 +42,19 @@ class Body:
     jaxpr: Any
 
 
+Opener = Callable[[Any, Sequence[Any], Sequence[Value]], Body]
+"""Walks a jaxpr with these constants on these values."""
+
+
 class Node:
     """One equation over values; the rule sees the world through it."""
 
-    __slots__ = ("bodies", "eqn", "index_axes", "ins", "outs")
+    __slots__ = ("_opener", "bodies", "eqn", "index_axes", "ins", "outs")
 
-    def __init__(self, eqn: Any, ins: list[Value]) -> None:
+    def __init__(self, eqn: Any, ins: list[Value], opener: Opener) -> None:
         self.eqn = eqn
         self.ins = ins
+        self._opener = opener
         self.outs: list[Value] = []
         self.bodies: list[Body] = []
         self.index_axes: tuple[Dim, ...] = ()
@@ -69,7 +70,14 @@ class Node:
 
     @property
     def out_shapes(self) -> list[tuple[int, ...]]:
-        return [_shape(var.aval) for var in self.eqn.outvars]
+        return [shape_of(var.aval) for var in self.eqn.outvars]
+
+    def open(self, jaxpr: Any, ins: Sequence[Value]) -> Body:
+        """Open a jaxpr of the equation, closed or not, on values; it becomes one of the bodies."""
+        consts = getattr(jaxpr, "consts", ())
+        body = self._opener(getattr(jaxpr, "jaxpr", jaxpr), consts, ins)
+        self.bodies.append(body)
+        return body
 
     def because(self, text: str) -> d.Reason:
         """A reason that names this equation's place in the model's source."""
@@ -87,48 +95,6 @@ class Node:
         return d.new_dim(size, self.because(text))
 
 
-def _shape(aval: Any) -> tuple[int, ...]:
+def shape_of(aval: Any) -> tuple[int, ...]:
+    """The shape of what a variable stands for; keys and tokens have none."""
     return tuple(getattr(aval, "shape", ()))
-
-
-def literal_value(literal: Any) -> Value:
-    """A number written into the program."""
-    shape = np.shape(literal.val)
-    return Value(shape, _dtype(literal.aval), d.new_dims(shape), literal.val)
-
-
-def const_value(array: Any) -> Value:
-    """An array that the program closes over."""
-    shape = tuple(np.shape(array))
-    return Value(shape, getattr(array, "dtype", None), d.new_dims(shape), array)
-
-
-def _dtype(aval: Any) -> Any:
-    return getattr(aval, "dtype", None)
-
-
-def open_jaxpr(jaxpr: Any, consts: Sequence[Any], ins: Sequence[Value]) -> Body:
-    """Walk a jaxpr on values whose dimensions are known, in order; see the module's docstring."""
-    const_values = [c if isinstance(c, Value) else const_value(c) for c in consts]
-    env: dict[Any, Value] = dict(zip(jaxpr.constvars, const_values, strict=True))
-    env.update(zip(jaxpr.invars, ins, strict=True))
-    body = Body(const_values, list(ins), [], [], jaxpr)
-    for eqn in jaxpr.eqns:
-        values = [literal_value(v) if isinstance(v, jex.Literal) else env[v] for v in eqn.invars]
-        node = Node(eqn, values)
-        _dimension(node)
-        env.update(zip(eqn.outvars, node.outs, strict=True))
-        body.nodes.append(node)
-    body.outs = [literal_value(v) if isinstance(v, jex.Literal) else env[v] for v in jaxpr.outvars]
-    return body
-
-
-def _dimension(node: Node) -> None:
-    """Give the node's results their dimensions."""
-    from oto_jax.zigs.rules import RULES, unknown
-
-    out_dims = RULES.get(node.name, unknown)(node)
-    node.outs = [
-        Value(_shape(var.aval), _dtype(var.aval), out)
-        for var, out in zip(node.eqn.outvars, out_dims, strict=True)
-    ]

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from oto_jax.zigs.dims import Dims
-from oto_jax.zigs.program import Body, Node, Value, open_jaxpr
+from oto_jax.zigs.program import Node, Value
 
 CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-
-
-def _open(node: Node, jaxpr: Any, ins: Sequence[Value]) -> Body:
-    """Open a jaxpr of an equation, closed or not, on values."""
-    consts = getattr(jaxpr, "consts", ())
-    body = open_jaxpr(getattr(jaxpr, "jaxpr", jaxpr), consts, ins)
-    node.bodies.append(body)
-    return body
 
 
 def call(node: Node) -> list[Dims]:
     """A jaxpr evaluated once on the operands."""
     jaxpr = next(node.params[name] for name in CALL_PARAMS if name in node.params)
-    return [value.dims for value in _open(node, jaxpr, node.ins).outs]
+    return [value.dims for value in node.open(jaxpr, node.ins).outs]
 
 
 def scan_counts(node: Node) -> tuple[int, int]:
@@ -42,7 +31,7 @@ def scan(node: Node) -> list[Dims]:
     for value in node.ins[consts + carries :]:
         node.freeze(value.dims[0], "the axis that scan runs along")
         inner.append(Value(value.shape[1:], value.dtype, value.dims[1:]))
-    body = _open(node, node.params["jaxpr"], inner)
+    body = node.open(node.params["jaxpr"], inner)
     for before, after in zip(node.ins[consts : consts + carries], body.outs, strict=False):
         _unify_values(node, before, after)
     steps = node.frozen(node.params["length"], "the axis that scan runs along")
@@ -55,9 +44,9 @@ def while_(node: Node) -> list[Dims]:
     cond_consts, body_consts = node.params["cond_nconsts"], node.params["body_nconsts"]
     carries = node.ins[cond_consts + body_consts :]
     inner = [_renewed(value) for value in carries]
-    _open(node, node.params["cond_jaxpr"], [*node.ins[:cond_consts], *inner])
+    node.open(node.params["cond_jaxpr"], [*node.ins[:cond_consts], *inner])
     consts = node.ins[cond_consts : cond_consts + body_consts]
-    body = _open(node, node.params["body_jaxpr"], [*consts, *inner])
+    body = node.open(node.params["body_jaxpr"], [*consts, *inner])
     for before, after in zip(carries, body.outs, strict=True):
         _unify_values(node, before, after)
     return [value.dims for value in carries]
@@ -66,7 +55,7 @@ def while_(node: Node) -> list[Dims]:
 def cond(node: Node) -> list[Dims]:
     """All branches return the same dimensions."""
     for branch in node.params["branches"]:
-        _open(node, branch, node.ins[1:])
+        node.open(branch, node.ins[1:])
     first, *others = node.bodies
     for body in others:
         for left, right in zip(first.outs, body.outs, strict=True):
