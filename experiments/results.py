@@ -114,8 +114,13 @@ def provenance(seed: int) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, with paths as seen from the repository's root."""
-    return shlex.join(["python", *(_from_root(word) for word in sys.argv)])
+    """The command line of this process, with paths as seen from the repository's root.
+
+    XLA's flags stand before it, as a shell takes them: they change time, and the last bits.
+    """
+    line = shlex.join(["python", *(_from_root(word) for word in sys.argv)])
+    flags = os.environ.get("XLA_FLAGS")
+    return f"XLA_FLAGS={shlex.quote(flags)} {line}" if flags else line
 
 
 def _from_root(word: str) -> str:

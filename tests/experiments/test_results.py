@@ -30,8 +30,12 @@ def test_a_row_of_numbers_is_one_line():
     assert format_json([[1.5, -2e-9], [3]]) == "[\n  [1.5, -2e-09],\n  [3]\n]"
 
 
-def test_a_result_file_says_where_its_figures_come_from(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "flags, before", [("", ""), ("--one=1 --two=2", "XLA_FLAGS='--one=1 --two=2' ")]
+)
+def test_a_result_file_says_where_its_figures_come_from(tmp_path, monkeypatch, flags, before):
     monkeypatch.setattr(sys, "argv", ["experiments/digits.py", "--seed", "7"])
+    monkeypatch.setenv("XLA_FLAGS", flags)
     path = tmp_path / "new" / "folder" / "digits.json"
     write_results(path, {"accuracy": np.float32(0.5), "norms": np.arange(3)}, seed=7)
     found = read_results(path)
@@ -41,7 +45,7 @@ def test_a_result_file_says_where_its_figures_come_from(tmp_path, monkeypatch):
     assert found["versions"]["jax"]
     assert found["hardware"]["cores"] >= 1
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", found["commit"])
-    assert found["command"] == "python experiments/digits.py --seed 7"
+    assert found["command"] == f"{before}python experiments/digits.py --seed 7"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), object()])
