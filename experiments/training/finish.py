@@ -17,6 +17,7 @@ from experiments.training import parallel as par
 from experiments.training.loop import Trained
 from experiments.training.parallel import Parallel
 from experiments.training.run_folder import RunFolder
+from experiments.training.shrinking import from_the_start
 from experiments.training.state import Variables, variables_of
 from experiments.training.task import Task, abstract_variables, find_zigs
 
@@ -112,6 +113,7 @@ def finish(
         "config": config,
     }
     if parallel.host == 0:
-        oto_jax.save(run.path / "slim", outcome.pruned, overwrite=True)
+        slim = from_the_start(run, task.model, network.cuts, outcome.pruned)
+        oto_jax.save(run.path / "slim", slim, overwrite=True)
         write_results(results, figures, seed=config["run"]["seed"])
     return figures

@@ -8,6 +8,7 @@ be read back.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,3 +67,23 @@ def replay(
         pruned = oto_jax.load(run.path / name, model)
         model, zigs = pruned.model, oto_jax.shrink_zigs(zigs, pruned.plan)
     return model, zigs
+
+
+def from_the_start(
+    run: RunFolder, model: Any, names: Sequence[str], pruned: oto_jax.Pruned
+) -> oto_jax.Pruned:
+    """A slim model as pruned at once from the model that the run began with, so it loads into that.
+
+    Args:
+      run: where the cuts are written down.
+      model: the model that the run began with.
+      names: of the cuts made while it trained.
+      pruned: the last cut.
+    """
+    plans = []
+    for name in names:
+        earlier = oto_jax.load(run.path / name, model)
+        model = earlier.model
+        plans.append(earlier.plan)
+    plan = functools.reduce(oto_jax.compose_plans, [*plans, pruned.plan])
+    return dataclasses.replace(pruned, plan=plan)

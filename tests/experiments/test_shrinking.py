@@ -6,10 +6,15 @@ are gone from the narrower network: there only the outputs at the cut are the sa
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import oto_jax
 from experiments.training.metrics import read_metrics
+from experiments.training.run_folder import read_run
+from experiments.training.shrinking import from_the_start
 from tests.experiments.digits_run import Net
 from tests.experiments.processes import launch, outcome
 
@@ -46,6 +51,22 @@ def test_training_on_the_narrower_network_is_the_same_training(tmp_path, cache, 
 def test_the_network_is_narrower_from_the_cut_on(shrunk):
     pruned = oto_jax.load(shrunk / "cut-00000015", Net())
     assert sum(pruned.model.widths) == 12
+
+
+def test_what_is_left_in_the_end_loads_into_the_network_of_the_start(shrunk, tmp_path):
+    name, x = "cut-00000015", jnp.ones((2, 8, 8, 1))
+    cut = oto_jax.load(shrunk / name, Net())
+    zigs = oto_jax.find_zigs(cut.model, cut.variables, x)
+    params = jax.tree.map(
+        lambda p, dead: np.where(dead, 0, p), cut.variables["params"], zigs.mask(0)
+    )
+    last = oto_jax.prune(cut.model, {**cut.variables, "params": params}, zigs)
+    with read_run(shrunk) as run:
+        oto_jax.save(tmp_path / "slim", from_the_start(run, Net(), [name], last))
+    again = oto_jax.load(tmp_path / "slim", Net())
+    assert sum(again.model.widths) == sum(cut.model.widths) - 1
+    expected = last.model.apply(last.variables, x)
+    assert np.array_equal(again.model.apply(again.variables, x), expected)
 
 
 @pytest.mark.slow
