@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import oto_jax
@@ -63,8 +63,7 @@ def replay(
 
     The groups follow the plans: a new search would not see a space of which one unit is left.
     """
-    for name in names:
-        pruned = oto_jax.load(run.path / name, model)
+    for pruned in _cuts(run, model, names):
         model, zigs = pruned.model, oto_jax.shrink_zigs(zigs, pruned.plan)
     return model, zigs
 
@@ -80,10 +79,14 @@ def from_the_start(
       names: of the cuts made while it trained.
       pruned: the last cut.
     """
-    plans = []
-    for name in names:
-        earlier = oto_jax.load(run.path / name, model)
-        model = earlier.model
-        plans.append(earlier.plan)
+    plans = [earlier.plan for earlier in _cuts(run, model, names)]
     plan = functools.reduce(oto_jax.compose_plans, [*plans, pruned.plan])
     return dataclasses.replace(pruned, plan=plan)
+
+
+def _cuts(run: RunFolder, model: Any, names: Sequence[str]) -> Iterator[oto_jax.Pruned]:
+    """What each of the cuts left, in order."""
+    for name in names:
+        pruned = oto_jax.load(run.path / name, model)
+        model = pruned.model
+        yield pruned

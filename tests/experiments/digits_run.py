@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from experiments.data.batches import evaluation_batches, training_batches
 from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
+from experiments.training.finish import finish
 from experiments.training.loop import train
 from experiments.training.options import RunOptions, to_json
 from experiments.training.recipe import Recipe, hspg_optimizer
@@ -104,6 +105,8 @@ def main():
     task = make_task(config, parallel)
     with open_run(config.run.workdir, {"script": "digits", **to_json(config)}) as run:
         trained = train(task, config.run, parallel, run)
+        if config.run.shrink_every and not trained.stopped:
+            finish(task, trained, parallel, run, to_json(config), run.path / "results.json")
     params = jax.device_get(trained.state.params)
     if parallel.host == 0:
         np.savez(config.run.workdir / "params.npz", *jax.tree.leaves(params))

@@ -53,7 +53,11 @@ def test_the_network_is_narrower_from_the_cut_on(shrunk):
     assert sum(pruned.model.widths) == 12
 
 
-def test_what_is_left_in_the_end_loads_into_the_network_of_the_start(shrunk, tmp_path):
+def test_a_finished_run_saves_what_loads_into_the_network_of_the_start(shrunk):
+    assert sum(oto_jax.load(shrunk / "slim", Net()).model.widths) == 12
+
+
+def test_a_second_cut_loads_into_the_network_of_the_start(shrunk, tmp_path):
     name, x = "cut-00000015", jnp.ones((2, 8, 8, 1))
     cut = oto_jax.load(shrunk / name, Net())
     zigs = oto_jax.find_zigs(cut.model, cut.variables, x)
