@@ -96,10 +96,8 @@ def run(config: Config, name: str) -> dict[str, Any]:
     folder = config.workdir / name.replace(", ", "_").replace(" ", "_")
     with open_run(folder, to_json(of_run)) as opened:
         trained = train(task, of_run.run, parallel, opened)
-    network = trained.network
-    outcome = prune_and_compare(
-        task, network.model, network.zigs, variables_of(trained.state), parallel
-    )
+        variables = variables_of(trained.state)
+        outcome = prune_and_compare(task, trained.network, variables, parallel, opened)
     inside = {s.name: s.units.count for s in outcome.pruned.plan.spaces if "conv1" in s.name}
     scores = outcome.figures["slim_test"]
     return {

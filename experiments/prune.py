@@ -28,7 +28,6 @@ from experiments.training.loop import restore
 from experiments.training.options import RunOptions, from_json
 from experiments.training.parallel import Kind
 from experiments.training.script import run_script, start
-from experiments.training.shrinking import from_the_start
 from experiments.training.state import variables_of
 
 MODULES = {
@@ -77,11 +76,9 @@ def prune_checkpoint(config: Config) -> dict[str, Any]:
     task = script.make_task(trained, parallel)
     with run_folder.read_run(config.workdir) as run:
         network, state, _ = restore(task, trained.run, parallel, run, config.step)
-        variables = variables_of(state)
-        outcome = prune_and_compare(task, network.model, network.zigs, variables, parallel)
-        slim = from_the_start(run, task.model, network.cuts, outcome.pruned)
+        outcome = prune_and_compare(task, network, variables_of(state), parallel, run)
     out = config.out or config.workdir / "slim"
-    oto_jax.save(out, slim, overwrite=True)
+    oto_jax.save(out, outcome.pruned, overwrite=True)
     return {"step": int(state.step), "slim_model": str(out), **outcome.figures}
 
 

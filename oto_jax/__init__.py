@@ -27,7 +27,7 @@ from oto_jax.prune.narrow import narrow
 from oto_jax.prune.plan import Plan, make_plan
 from oto_jax.prune.prune import Pruned, prune
 from oto_jax.prune.shrink_zigs import shrink_zigs
-from oto_jax.prune.slicing import shrink
+from oto_jax.prune.slicing import shrink, widen
 from oto_jax.prune.storage import load, save
 from oto_jax.zigs.find import find_zigs
 from oto_jax.zigs.partition import ZIGs
@@ -70,4 +70,5 @@ __all__ = [
     "save",
     "shrink",
     "shrink_zigs",
+    "widen",
 ]

@@ -28,8 +28,8 @@ class ZIGMismatchError(OTOError):
     """A tree of parameters or variables is not the one that the ZIGs were found on.
 
     Raised by `oto_jax.make_plan`, `oto_jax.prune`, `oto_jax.narrow`, `oto_jax.shrink`,
-    `oto_jax.shrink_zigs`, `oto_jax.compose_plans`, `oto_jax.group_sparsity`, `oto_jax.check_zeros`,
-    the optimizer's updates (`oto_jax.hspg`, `oto_jax.add_group_lasso`,
+    `oto_jax.shrink_zigs`, `oto_jax.compose_plans`, `oto_jax.widen`, `oto_jax.group_sparsity`,
+    `oto_jax.check_zeros`, the optimizer's updates (`oto_jax.hspg`, `oto_jax.add_group_lasso`,
     `oto_jax.project_half_space`), `oto_jax.save` and `oto_jax.plot.measure_norms`; the message
     names the first parameter that differs.
     """

@@ -19,7 +19,7 @@ from experiments.training.parallel import Parallel
 from experiments.training.run_folder import RunFolder
 from experiments.training.shrinking import from_the_start
 from experiments.training.state import Variables, variables_of
-from experiments.training.task import Task, abstract_variables, find_zigs
+from experiments.training.task import Network, Task, find_zigs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Outcome:
     """A pruned network and its figures.
 
     Attributes:
-      pruned: the slim model.
-      figures: JSON values: ``test`` and ``slim_test`` scores, ``certificate``, ``parameters`` and
-        ``macs`` of the network at the start and of the slim one, ``kept_groups``.
+      pruned: the slim model, as a cut of the network at the start.
+      figures: JSON values: ``test`` and ``slim_test`` scores, the worst differences of their
+        outputs, ``parameters``, ``macs`` and ``groups`` of the network at the start and of the slim
+        one.
     """
 
     pruned: oto_jax.Pruned
@@ -37,26 +38,30 @@ class Outcome:
 
 
 def prune_and_compare(
-    task: Task, model: Any, zigs: oto_jax.ZIGs, variables: Variables, parallel: Parallel
+    task: Task, network: Network, variables: Variables, parallel: Parallel, run: RunFolder
 ) -> Outcome:
-    """Prunes a trained network and compares it with itself and with the task's full network.
+    """Prunes a trained network and compares the slim one with the task's full network.
+
+    A network that was cut while it trained stands for a full one whose dead groups are zero: the
+    slim one is compared with that, and pruned from it, as if at once.
 
     Args:
       task: what was trained.
-      model: the network as it was trained: the task's, or one that was cut meanwhile.
-      zigs: its groups.
+      network: as it was trained: the task's, or what was left of it after cuts.
       variables: its variables, one copy.
       parallel: the devices to evaluate on.
+      run: where the cuts are written down.
     """
     variables = jax.tree.map(np.asarray, variables)
-    pruned = oto_jax.prune(model, variables, zigs)
-    certificate = oto_jax.certify((model, variables), pruned, *task.inputs, **task.call)
+    left = oto_jax.prune(network.model, variables, network.zigs)
+    pruned = from_the_start(run, task.model, network.cuts, left)
+    full = oto_jax.widen(pruned.variables, pruned.plan) if network.cuts else variables
+    certificate = oto_jax.certify((task.model, full), pruned, *task.inputs, **task.call)
     print(certificate)
-    full_variables = abstract_variables(task, task.model)
-    macs = [_macs(task, task.model, full_variables), _macs(task, pruned.model, pruned.variables)]
-    parameters = map(oto_jax.count_parameters, (full_variables, pruned.variables))
+    macs = [_macs(task, task.model, full), _macs(task, pruned.model, pruned.variables)]
+    parameters = map(oto_jax.count_parameters, (full, pruned.variables))
     figures = {
-        "test": task.evaluate(model, par.replicate(parallel, variables)),
+        "test": task.evaluate(task.model, par.replicate(parallel, full)),
         "slim_test": task.evaluate(pruned.model, par.replicate(parallel, pruned.variables)),
         "worst_absolute_difference": certificate.absolute,
         "worst_relative_difference": certificate.relative,
@@ -103,9 +108,8 @@ def finish(
     Returns:
       The figures.
     """
-    network = trained.network
     variables = variables_of(trained.state)
-    outcome = prune_and_compare(task, network.model, network.zigs, variables, parallel)
+    outcome = prune_and_compare(task, trained.network, variables, parallel, run)
     figures = {
         **outcome.figures,
         "steps": int(trained.state.step),
@@ -113,7 +117,6 @@ def finish(
         "config": config,
     }
     if parallel.host == 0:
-        slim = from_the_start(run, task.model, network.cuts, outcome.pruned)
-        oto_jax.save(run.path / "slim", slim, overwrite=True)
+        oto_jax.save(run.path / "slim", outcome.pruned, overwrite=True)
         write_results(results, figures, seed=config["run"]["seed"])
     return figures

@@ -1,10 +1,10 @@
-"""Slices variables, optimizer state and ZIGs along a plan."""
+"""Slices variables and optimizer state along a plan, and puts zeros where a plan cut."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -51,29 +51,91 @@ def slice_variables(variables: Any, plan: Plan) -> Any:
       >>> slice_variables({"w": np.arange(6).reshape(3, 2)}, plan)["w"].tolist()
       [[0, 1], [4, 5]]
     """
+    return _map_arrays(slice_array, variables, plan, lambda array: array.shape)
+
+
+def widen(variables: Any, plan: Plan) -> Any:
+    """The variables of the full model that a slim one stands for: what was cut is zero again.
+
+    With them the full model computes what the slim one does, so a slim model from disk can be
+    certified against the architecture it came from, also after several cuts
+    (`oto_jax.compose_plans`). Statistics of a cut unit, such as a variance of BatchNorm, become
+    zero too; its epsilon keeps the division finite.
+
+    Args:
+      variables: those of the slim model: NumPy or JAX arrays or `jax.ShapeDtypeStruct`, boxed or
+        bare.
+      plan: the plan from the full model to the slim one.
+
+    Returns:
+      The same pytree with full arrays. Those that were cut are NumPy arrays.
+
+    Raises:
+      ZIGMismatchError: if an array is missing or has another shape.
+
+    Example:
+      >>> import jax.numpy as jnp, oto_jax
+      >>> def f(params, x):
+      ...     return jnp.maximum(x @ params["a"], 0) @ params["b"]
+      >>> params = {"a": jnp.ones((2, 3)).at[:, 1].set(0), "b": jnp.ones((3, 1))}
+      >>> zigs = oto_jax.find_zigs(f, params, jnp.ones((1, 2)))
+      >>> fn, slim = oto_jax.narrow(f, params, zigs)
+      >>> full = oto_jax.widen(slim, oto_jax.make_plan(params, zigs))
+      >>> full["a"][0].tolist(), full["b"][:, 0].tolist()
+      ([1.0, 0.0, 1.0], [1.0, 0.0, 1.0])
+      >>> oto_jax.certify((f, full), (fn, slim), jnp.ones((1, 2))).absolute
+      0.0
+    """
+    return _map_arrays(_widened, variables, plan, lambda array: array.slim_shape)
+
+
+def _map_arrays(
+    change: Callable[[Any, ArrayPlan], Any],
+    variables: Any,
+    plan: Plan,
+    shape_of: Callable[[ArrayPlan], tuple[int, ...]],
+) -> Any:
+    """Every array changed by its plan, after checking that it has the shape the plan expects."""
     missing = dict(plan.by_path)
 
-    def cut(path: tuple[Any, ...], leaf: Any) -> Any:
+    def changed(path: tuple[Any, ...], leaf: Any) -> Any:
         array = missing.pop(key_path(path), None)
         if array is None:
             raise ZIGMismatchError(
                 f"the plan knows no array {format_path(key_path(path))!r}; pass the variables"
                 " that it was made for"
             )
-        if tuple(np.shape(leaf)) != array.shape:
+        if tuple(np.shape(leaf)) != shape_of(array):
             raise ZIGMismatchError(
                 f"{format_path(array.path)!r} has shape {tuple(np.shape(leaf))}, the plan was made"
-                f" for {array.shape}"
+                f" for {shape_of(array)}"
             )
-        return slice_array(leaf, array)
+        return change(leaf, array)
 
-    sliced = jax.tree_util.tree_map_with_path(cut, variables)
+    mapped = jax.tree_util.tree_map_with_path(changed, variables)
     if missing:
         raise ZIGMismatchError(
             f"the variables have no {format_path(next(iter(missing)))!r}, which the plan covers;"
             " pass the variables that it was made for"
         )
-    return sliced
+    return mapped
+
+
+def _widened(leaf: Any, array: ArrayPlan) -> Any:
+    """One array with zeros where the plan cut it."""
+    if not array.cuts:
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, leaf.dtype)
+    cuts = dict(array.cuts)
+    kept = [
+        cuts[axis].positions if axis in cuts else np.arange(size)
+        for axis, size in enumerate(array.shape)
+    ]
+    values = host_values(array.path, leaf)
+    full = np.zeros(array.shape, values.dtype)
+    full[np.ix_(*kept)] = values
+    return full
 
 
 def slice_array(leaf: Any, array: ArrayPlan) -> Any:

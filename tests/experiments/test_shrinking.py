@@ -57,6 +57,16 @@ def test_a_finished_run_saves_what_loads_into_the_network_of_the_start(shrunk):
     assert sum(oto_jax.load(shrunk / "slim", Net()).model.widths) == 12
 
 
+def test_a_finished_run_is_compared_with_the_network_of_the_start(shrunk):
+    figures = json.loads((shrunk / "results.json").read_text())
+    variables = Net().init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+    assert figures["parameters"]["full"] == oto_jax.count_parameters(variables)
+    slim = oto_jax.load(shrunk / "slim", Net())
+    assert figures["parameters"]["slim"] == oto_jax.count_parameters(slim.variables)
+    assert 0 < figures["worst_relative_difference"] <= 1e-5
+    assert figures["test"]["top1"] == figures["slim_test"]["top1"]
+
+
 def test_a_second_cut_loads_into_the_network_of_the_start(shrunk, tmp_path):
     name, x = "cut-00000015", jnp.ones((2, 8, 8, 1))
     cut = oto_jax.load(shrunk / name, Net())

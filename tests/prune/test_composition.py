@@ -30,12 +30,13 @@ def test_slicing_twice_is_slicing_by_the_composed_plan(layout, data):
     once = slice_variables(params, first)
     second = plan_of_units(once, slim_zigs, again)
     composed = oto_jax.compose_plans(first, second)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        slice_variables(once, second),
-        slice_variables(params, composed),
-    )
+    slim = slice_variables(once, second)
+    jax.tree.map(np.testing.assert_array_equal, slim, slice_variables(params, composed))
     assert oto_jax.shrink_zigs(zigs, composed) == oto_jax.shrink_zigs(slim_zigs, second)
+    wide = oto_jax.widen(slice_variables(params, composed), composed)
+    jax.tree.map(
+        np.testing.assert_array_equal, wide, oto_jax.widen(oto_jax.widen(slim, second), first)
+    )
 
 
 @pytest.mark.parametrize("name", ["residual", "configured", "own_attention", "head_dim"])

@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 import oto_jax
 from oto_jax.prune.plan import ArrayPlan, Cut, Plan, SpacePlan
 from oto_jax.prune.slicing import slice_variables
-from tests.prune.linen_models import IMAGES, ResidualNet
+from tests.prune.linen_models import CASES, IMAGES, ResidualNet
 from tests.prune.zeroing import half_zero, random_groups, randomised, zero_groups
 
 KEPT = [0, 2, 5]
@@ -72,6 +72,50 @@ def test_containers_boxes_and_array_kinds_stay():
     slim = slice_variables(boxed, PLAN)
     assert slim["params"]["a"]["bias"].names == ("model",)
     assert shapes(nn.unbox(slim)) == shapes(slice_variables(VARIABLES, PLAN))
+
+
+def test_widening_puts_zeros_where_the_plan_cut():
+    wide = oto_jax.widen(slice_variables(VARIABLES, PLAN), PLAN)
+    assert shapes(wide) == shapes(VARIABLES)
+    gone = [position for position in range(6) if position not in KEPT]
+    for array in (wide["params"]["a"]["kernel"].T, wide["params"]["a"]["bias"]):
+        assert not array[gone].any()
+    again = slice_variables(wide, PLAN)
+    jax.tree.map(np.testing.assert_array_equal, again, slice_variables(VARIABLES, PLAN))
+    assert wide["params"]["scale"] is PARAMS["scale"]
+
+
+def test_widening_keeps_boxes_types_and_abstract_arrays():
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), slice_variables(VARIABLES, PLAN))
+    wide = oto_jax.widen(flax.core.freeze(half), PLAN)
+    assert isinstance(wide, flax.core.FrozenDict)
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype(jnp.bfloat16)}
+    abstract = oto_jax.widen(jax.eval_shape(lambda: half), PLAN)
+    assert abstract["params"]["a"]["kernel"] == jax.ShapeDtypeStruct((3, 6), jnp.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["residual", "vgg", "scanned", "head_dim", "grouped", "tied"])
+def test_a_widened_network_computes_what_the_slim_one_does(name):
+    with jax.enable_x64(True):
+        case = CASES[name]
+        variables = randomised(jax.eval_shape(case.model.init, jax.random.key(0), *case.inputs))
+        zigs = oto_jax.find_zigs(case.model, variables, *case.inputs, **case.options)
+        slim = oto_jax.prune(case.model, half_zero(variables, zigs), zigs)
+        wide = oto_jax.widen(slim.variables, slim.plan)
+        certificate = oto_jax.certify((case.model, wide), slim, *case.inputs)
+        assert certificate.relative <= 1e-10
+        assert certificate.full.parameters == oto_jax.count_parameters(variables)
+        assert oto_jax.prune(case.model, wide, zigs).plan == slim.plan
+
+
+def test_slim_variables_of_another_cut_are_named():
+    slim = slice_variables(VARIABLES, PLAN)
+    uncut = {**slim, "params": {**slim["params"], "a": PARAMS["a"]}}
+    with pytest.raises(oto_jax.ZIGMismatchError, match=r"'params/a/bias' has shape \(6,\).*\(3,\)"):
+        oto_jax.widen(uncut, PLAN)
+    lacking = {**slim, "params": {name: slim["params"][name] for name in ("a", "scale")}}
+    with pytest.raises(oto_jax.ZIGMismatchError, match="have no 'params/b/kernel'"):
+        oto_jax.widen(lacking, PLAN)
 
 
 def test_wrong_variables_are_named():
