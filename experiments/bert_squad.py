@@ -96,7 +96,7 @@ def make_task(config: Config, parallel: Parallel) -> Task:
 
 def main() -> None:
     """Trains, prunes, compares; or does what `Config` says it does instead."""
-    config = parse(Config(), smoke_config())
+    config = parse(Config(), smoke_config(), __doc__)
     try:
         if config.score is not None:
             print_scores(config.score, config.data.eval_file)

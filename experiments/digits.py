@@ -34,7 +34,7 @@ from experiments.handwriting.images import Digits, load_images
 from experiments.handwriting.network import ResidualNet
 from experiments.handwriting.train import Recipe, Trained, train
 from experiments.plots import draw_digits, save_figure
-from experiments.results import read_results, write_results, write_whole
+from experiments.results import ROOT, read_results, write_results, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Config:
     widths: tuple[int, ...] = (32, 64)
     blocks: int = 2
     test_images: int = 540
-    workdir: Path = Path("runs/digits")
-    results: Path = Path("results/digits.json")
-    picture: Path = Path("results/digits.png")
+    workdir: Path = ROOT / "runs" / "digits"
+    results: Path = ROOT / "results" / "digits.json"
+    picture: Path = ROOT / "results" / "digits.png"
     reload: Path | None = None
 
     @property

@@ -1,9 +1,9 @@
 """Prunes a checkpoint: what a training script does at its end, at any time, on its own.
 
 ``python experiments/prune.py --workdir runs/vgg16_bn_cifar10`` takes the newest checkpoint of that
-run (it may still go on elsewhere), cuts every zero group out, proves that the slim network computes
-the same, evaluates both on the whole test set, and saves the slim one in ``--out``. The last line
-is JSON. Expected time: that of evaluating twice.
+run (it may still go on elsewhere), cuts every zero group out, measures by how much the slim
+network's outputs differ, evaluates both on the whole test set, and saves the slim one in ``--out``.
+The last line is JSON. Expected time: that of evaluating twice.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Config:
 
     Attributes:
       workdir: the run's folder.
-      out: where the slim model goes; default: ``slim`` in the run's folder.
+      out: where the slim model goes; default: in the run's folder, ``slim`` or, with ``step``,
+        ``slim-STEP``.
       step: which checkpoint; default: the newest.
       parallel: ``pmap``, or ``jit`` over a mesh of devices, for the evaluations.
     """
@@ -77,8 +78,10 @@ def prune_checkpoint(config: Config) -> dict[str, Any]:
     with run_folder.read_run(config.workdir) as run:
         network, state, _ = restore(task, trained.run, parallel, run, config.step)
         outcome = prune_and_compare(task, network, variables_of(state), parallel, run)
-    out = config.out or config.workdir / "slim"
-    oto_jax.save(out, outcome.pruned, overwrite=True)
+    older = "" if config.step is None else f"-{config.step}"
+    out = config.out or config.workdir / f"slim{older}"
+    if parallel.host == 0:
+        oto_jax.save(out, outcome.pruned, overwrite=True)
     return {"step": int(state.step), "slim_model": str(out), **outcome.figures}
 
 

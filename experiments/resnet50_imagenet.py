@@ -47,7 +47,7 @@ from experiments.training.options import RunOptions, check_dtype
 from experiments.training.parallel import Parallel
 from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
 from experiments.training.script import parse, run_script, run_training
-from experiments.training.state import create_state, many_steps, train_step
+from experiments.training.state import abstract_state, many_steps, train_step
 from experiments.training.task import Task, abstract_variables, find_zigs
 from experiments.widths import quarter_width
 from oto_jax.models.resnet import ResNet, ResNet50
@@ -213,8 +213,7 @@ def compile_only(config: Config, topology: str) -> None:
         zigs = find_zigs(task, model)
         tx = task.optimizer(zigs)
         step = train_step(model, task.loss, tx, config.run.seed, config.run.accumulate)
-        shapes = abstract_variables(task, model)
-        state = jax.eval_shape(lambda shapes=shapes, tx=tx: create_state(_zeros(shapes), tx))
+        state = abstract_state(abstract_variables(task, model), tx)
         report = ahead_of_time.compile_for(parallel, many_steps(step), state, batch)
         print(f"ResNet-50, {name}, batch {batch_size}, {config.data.dtype}, {parallel.kind}")
         print(report, flush=True)
@@ -232,10 +231,6 @@ def half_pruned(task: Task) -> Any:
         zigs.masks,
     )
     return oto_jax.prune(task.model, {**variables, "params": params}, zigs).model
-
-
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ class Config:
     Attributes:
       depth: number of layers.
       from_scratch: train from random weights instead of the published ones: set --epochs to 200 or
-        so, and --distillation to 0.
+        so, --start-epoch and --target-epochs to a tenth and to half of that, --distillation to 0.
       checkpoint: an .npz with the published weights; default: in the shared data.
       eval_only: evaluate the published weights and train nothing.
       recipe: hyperparameters.

@@ -101,6 +101,19 @@ def _on_one_line(numbers: str) -> str:
     return "[" + ", ".join(numbers.strip("[] \n").replace(",", " ").split()) + "]"
 
 
+def start_of_run(step: int) -> dict[str, Any]:
+    """Under what a run starts, or goes on, at a step: what decides its figures beside its options.
+
+    Devices count because each has its own statistics of a batch, the flags for the last bits.
+    """
+    return {
+        "step": step,
+        "commit": commit(),
+        "devices": hardware()["devices"],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
 def provenance(seed: int) -> dict[str, Any]:
     """Where figures come from: seed, command, commit, versions, hardware, date."""
     return {

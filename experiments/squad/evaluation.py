@@ -35,6 +35,7 @@ class Evaluator:
       batch_size: windows at once, on all devices together.
       max_tokens: the longest answer, in tokens.
       latest: the answers of the last two models that were evaluated, older first.
+      compiled: the function that was compiled last, by its model.
     """
 
     questions: Sequence[Question]
@@ -45,6 +46,7 @@ class Evaluator:
     latest: collections.deque[Answers] = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=2), repr=False
     )
+    compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict, repr=False)
 
     def __call__(self, model: Any, variables: Any) -> dict[str, float]:
         """Scores in percent: ``exact_match``, ``f1``; and ``questions``, their number.
@@ -53,32 +55,36 @@ class Evaluator:
           model: a `BertForQuestionAnswering`, or what has its ``apply``.
           variables: its variables, replicated as `Parallel` says.
         """
-        logits = window_logits(model, variables, self.features, self.parallel, self.batch_size)
+        logits = self.logits(model, variables)
         answers = best_answers(self.questions, self.features, logits, self.max_tokens)
         self.latest.append(answers)
         found = score(texts(answers), self.questions)
         return {"exact_match": found.exact_match, "f1": found.f1, "questions": found.total}
 
+    def logits(self, model: Any, variables: Any) -> np.ndarray:
+        """Start and end logits of every window, float32 ``(windows, length, 2)``; 0 on padding.
 
-def window_logits(
-    model: Any, variables: Any, features: Features, parallel: Parallel, batch_size: int
-) -> np.ndarray:
-    """Start and end logits of every window, float32 ``(windows, length, 2)``; 0 on padding.
+        Windows are taken by length, and a batch is only as long as its longest needs.
 
-    Windows are taken by length, and a batch is only as long as its longest needs.
-    """
-    run = par.compile_outputs(parallel, _apply(model))
-    logits = np.zeros((features.windows, int(features.length), 2), np.float32)
-    for rows, length in _batches(features, batch_size, parallel.devices):
-        share = len(rows) // parallel.hosts
-        mine = rows[parallel.host * share :][:share]
-        batch = windows_batch(features, mine)
-        trimmed = {name: batch[name][:, :length] for name in INPUTS}
-        found = par.local_rows(parallel, run(variables, par.shard_batch(parallel, trimmed)))
-        if parallel.hosts > 1:
-            found = multihost_utils.process_allgather(found).reshape(-1, *found.shape[1:])
-        logits[rows, :length] = found
-    return logits
+        Args:
+          model: as for the call.
+          variables: as for the call.
+        """
+        parallel, features = self.parallel, self.features
+        if model not in self.compiled:
+            self.compiled.clear()  # A narrower model has taken the old one's place.
+            self.compiled[model] = par.compile_outputs(parallel, _apply(model))
+        logits = np.zeros((features.windows, int(features.length), 2), np.float32)
+        for rows, length in _batches(features, self.batch_size, parallel.devices):
+            share = len(rows) // parallel.hosts
+            mine = rows[parallel.host * share :][:share]
+            batch = windows_batch(features, mine)
+            trimmed = par.shard_batch(parallel, {n: batch[n][:, :length] for n in INPUTS})
+            found = par.local_rows(parallel, self.compiled[model](variables, trimmed))
+            if parallel.hosts > 1:
+                found = multihost_utils.process_allgather(found).reshape(-1, *found.shape[1:])
+            logits[rows, :length] = found
+        return logits
 
 
 def _apply(model: Any) -> Callable[[Any, Any], jax.Array]:

@@ -19,6 +19,7 @@ import oto_jax
 from experiments.errors import OptionError
 from experiments.results import write_results
 from experiments.training import parallel as par
+from experiments.training.finish import comparison, how_it_went
 from experiments.training.loop import Trained, train
 from experiments.training.options import RunOptions
 from experiments.training.parallel import Parallel
@@ -69,8 +70,7 @@ def train_and_narrow(
     with open_run(workdir, config) as run:
         trained = train(task, options, parallel, run)
         if trained.stopped:
-            print(f"Stopped ({trained.stopped}) at step {int(trained.state.step)} of {task.steps};")
-            print("the same command goes on from there.")
+            print(trained.stopped_message(task))
             return None
         return finish_narrow(task, trained, parallel, config, results)
 
@@ -97,25 +97,14 @@ def finish_narrow(
     slim = SlimFunction(fn, held)
     found = oto_jax.certify((network.model, variables), (fn, held), *task.inputs, **task.call)
     print(found)
-    examples = len(task.inputs[0])
     dead = oto_jax.group_sparsity(variables["params"], network.zigs).zero_groups
     groups = network.zigs.num_groups
-    figures = {
-        "test": task.evaluate(network.model, par.replicate(parallel, variables)),
-        "slim_test": task.evaluate(slim, par.replicate(parallel, held)),  # type: ignore[arg-type]
-        "worst_absolute_difference": found.absolute,
-        "worst_relative_difference": found.relative,
-        "parameters": _compared(found.full.parameters, found.slim.parameters),
-        "macs": _compared(found.full.macs // examples, found.slim.macs // examples),
-        "groups": _compared(groups, groups - int(dead)),
-        "steps": int(trained.state.step),
-        "training_minutes": trained.minutes,
-        "config": config,
-    }
+    tests = (
+        task.evaluate(network.model, par.replicate(parallel, variables)),
+        task.evaluate(slim, par.replicate(parallel, held)),  # type: ignore[arg-type]
+    )
+    compared = comparison(task, found, tests, (groups, groups - int(dead)))
+    figures = {**compared, **how_it_went(trained, config)}
     if parallel.host == 0:
         write_results(results, figures, seed=config["run"]["seed"])
     return figures, slim
-
-
-def _compared(full: int, slim: int) -> dict[str, float]:
-    return {"full": full, "slim": slim, "kept": slim / full}

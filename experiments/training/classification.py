@@ -92,8 +92,9 @@ def evaluator(
             compiled.clear()  # A narrower model has taken the old one's place.
             compiled[model] = par.compile_sum(parallel, _sums(model, prepare))
         totals = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "examples": 0.0}
-        sums = [compiled[model](variables, par.shard_batch(parallel, b)) for b in batches()]
-        for found in jax.device_get(sums):
+        shards = (par.shard_batch(parallel, batch) for batch in batches())
+        sums = (compiled[model](variables, shard) for shard in shards)
+        for found in map(jax.device_get, par.ahead(sums, 1)):
             totals = {name: totals[name] + float(found[name]) for name in totals}
         count = totals["examples"]
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,33 +57,54 @@ def prune_and_compare(
     full = oto_jax.widen(pruned.variables, pruned.plan) if network.cuts else variables
     certificate = oto_jax.certify((task.model, full), pruned, *task.inputs, **task.call)
     print(certificate)
-    macs = [_macs(task, task.model, full), _macs(task, pruned.model, pruned.variables)]
-    parameters = map(oto_jax.count_parameters, (full, pruned.variables))
-    figures = {
-        "test": task.evaluate(task.model, par.replicate(parallel, full)),
-        "slim_test": task.evaluate(pruned.model, par.replicate(parallel, pruned.variables)),
+    tests = (
+        task.evaluate(task.model, par.replicate(parallel, full)),
+        task.evaluate(pruned.model, par.replicate(parallel, pruned.variables)),
+    )
+    kept = sum(space.units.count for space in pruned.plan.spaces)
+    groups = find_zigs(task, task.model).num_groups
+    return Outcome(pruned, comparison(task, certificate, tests, (groups, kept)))
+
+
+def comparison(
+    task: Task,
+    certificate: oto_jax.Certificate,
+    tests: tuple[Mapping[str, float], Mapping[str, float]],
+    groups: tuple[int, int],
+) -> dict[str, Any]:
+    """The figures of a full network and of a slim one, for a result file.
+
+    Args:
+      task: what was trained.
+      certificate: of the two, on the task's inputs.
+      tests: their scores, full and slim.
+      groups: how many groups they have.
+    """
+    full, slim = certificate.full, certificate.slim
+    examples = len(jax.tree.leaves(task.inputs)[0])
+    return {
+        "test": tests[0],
+        "slim_test": tests[1],
         "worst_absolute_difference": certificate.absolute,
         "worst_relative_difference": certificate.relative,
-        "parameters": _compared(*parameters),
-        "macs": _compared(*macs),
-        "groups": _compared(find_zigs(task, task.model).num_groups, _kept_groups(pruned)),
+        "parameters": _compared(full.parameters, slim.parameters),
+        "macs": _compared(full.macs // examples, slim.macs // examples),
+        "groups": _compared(*groups),
     }
-    return Outcome(pruned, figures)
-
-
-def _kept_groups(pruned: oto_jax.Pruned) -> int:
-    return sum(space.units.count for space in pruned.plan.spaces)
-
-
-def _macs(task: Task, model: Any, variables: Variables) -> int:
-    """Multiply-accumulates for one example."""
-    apply = functools.partial(model.apply, **task.call)
-    examples = len(jax.tree.leaves(task.inputs)[0])
-    return oto_jax.count_macs(apply, variables, *task.inputs) // examples
 
 
 def _compared(full: int, slim: int) -> dict[str, float]:
     return {"full": full, "slim": slim, "kept": slim / full}
+
+
+def how_it_went(trained: Trained, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How a network was trained, for a result file."""
+    return {
+        "steps": int(trained.state.step),
+        "training_minutes": trained.minutes,
+        "starts": trained.starts,
+        "config": config,
+    }
 
 
 def finish(
@@ -110,12 +130,7 @@ def finish(
     """
     variables = variables_of(trained.state)
     outcome = prune_and_compare(task, trained.network, variables, parallel, run)
-    figures = {
-        **outcome.figures,
-        "steps": int(trained.state.step),
-        "training_minutes": trained.minutes,
-        "config": config,
-    }
+    figures = {**outcome.figures, **how_it_went(trained, config)}
     if parallel.host == 0:
         oto_jax.save(run.path / "slim", outcome.pruned, overwrite=True)
         write_results(results, figures, seed=config["run"]["seed"])

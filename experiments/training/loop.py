@@ -11,15 +11,14 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import oto_jax
+from experiments.results import start_of_run
 from experiments.training import parallel as par
 from experiments.training import run_folder
 from experiments.training.metrics import MetricWriter, Throughput, progress_bar
@@ -28,9 +27,17 @@ from experiments.training.parallel import Parallel
 from experiments.training.run_folder import RunFolder
 from experiments.training.shrinking import cut, replay
 from experiments.training.sparsity import sparsity_row
-from experiments.training.state import TrainState, create_state, variables_of
+from experiments.training.state import (
+    TrainState,
+    abstract_state,
+    create_state,
+    variables_of,
+)
 from experiments.training.stopping import StopRequest
 from experiments.training.task import Network, Task, abstract_variables, find_zigs, make_network
+
+IN_FLIGHT = 2
+"""Dispatches that may wait for the devices: enough to keep them busy, few enough to stop soon."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +48,15 @@ class Progress:
       cuts: see `Network`.
       sums: sums of the metrics since the last line, by name.
       counted: number of steps in the sums.
-      minutes: training time so far.
+      minutes: training time so far, but for what a kill made to be done again.
+      starts: see `experiments.results.start_of_run`, one each time the run was started.
     """
 
     cuts: tuple[str, ...] = ()
     sums: Mapping[str, float] = dataclasses.field(default_factory=dict)
     counted: int = 0
     minutes: float = 0.0
+    starts: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +67,22 @@ class Trained:
       network: the network, narrower than the task's if it was cut.
       state: its training state, one copy on one device.
       stopped: why the run left before its last step, or None.
-      minutes: training time in all, over every time the run was started.
+      minutes: training time in all, but for what a kill made to be done again.
+      starts: where the run was started and gone on with: step, commit, devices, XLA's flags.
     """
 
     network: Network
     state: TrainState
     stopped: str | None
     minutes: float
+    starts: tuple[Mapping[str, Any], ...]
+
+    def stopped_message(self, task: Task) -> str:
+        """What to tell the user about a run that has not ended."""
+        return (
+            f"Stopped ({self.stopped}) at step {int(self.state.step)} of {task.steps};\n"
+            "the same command goes on from there."
+        )
 
 
 def train(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) -> Trained:
@@ -81,7 +99,7 @@ def train(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) -
         stopped = _loop(session, stop)
     run_folder.finish_saving(run)
     one = par.unreplicate(parallel, session.state)
-    return Trained(session.network, one, stopped, _minutes(session))
+    return Trained(session.network, one, stopped, _minutes(session), session.progress.starts)
 
 
 @dataclasses.dataclass
@@ -111,6 +129,9 @@ def _begin(task: Task, options: RunOptions, parallel: Parallel, run: RunFolder) 
         progress = Progress()
     else:
         network, state, progress = restore(task, options, parallel, run, saved)
+    if saved != task.steps:
+        starts = (*progress.starts, start_of_run(saved or 0))
+        progress = dataclasses.replace(progress, starts=starts)
     return _Session(
         task=task,
         options=options,
@@ -149,29 +170,28 @@ def restore(
       CheckpointMismatchError: if it is of another model or optimizer.
     """
     step = run_folder.existing_step(run, step)
-    progress = Progress(**run_folder.read_note(run, step))
-    cuts = tuple(progress.cuts)
+    note = run_folder.read_note(run, step)
+    cuts, starts = tuple(note["cuts"]), tuple(note.get("starts", ()))
+    progress = Progress(**{**note, "cuts": cuts, "starts": starts})
     model, zigs = replay(run, task.model, find_zigs(task, task.model), cuts)
     network = make_network(task, options, parallel, model, zigs, cuts)
     shapes = abstract_variables(task, network.model)
-    like = jax.eval_shape(lambda: create_state(_zeros(shapes), network.tx))
+    like = abstract_state(shapes, network.tx)
     return network, run_folder.read_state(run, step, like), progress
-
-
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _loop(session: _Session, stop: StopRequest) -> str | None:
     task, options = session.task, session.options
     writer = MetricWriter(session.run.path, session.step)
     clock = Throughput(task.batch_size, session.step)
-    dispatches = _ahead(_dispatches(session), 2)
+    dispatches = par.ahead(_dispatches(session), 2)
     with contextlib.closing(writer), progress_bar(task.steps, session.step) as bar:
         while session.step < task.steps:
             before, (count, batches) = session.step, next(dispatches)
             session.state, metrics = session.network.steps(session.state, batches)
             session.pending.append(metrics)
+            if len(session.pending) > IN_FLIGHT:
+                jax.block_until_ready(session.pending[-1 - IN_FLIGHT])
             session.step += count
             bar.update(count)
             if _passed(before, session.step, options.log_every, task.steps):
@@ -203,15 +223,6 @@ def _dispatches(session: _Session) -> Iterator[tuple[int, Any]]:
         step += count
 
 
-def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
-    """The same items, ``count`` of them fetched before they are asked for."""
-    queue = deque(itertools.islice(items, count))
-    while queue:
-        item = queue.popleft()
-        queue.extend(itertools.islice(items, 1))
-        yield item
-
-
 def _passed(before: int, after: int, every: int, last: int) -> bool:
     return before // every < after // every or after == last
 
@@ -237,13 +248,15 @@ def _due(epoch: int, rest: int, every: int) -> bool:
 
 def _shrink(session: _Session) -> None:
     one = par.unreplicate(session.parallel, session.state)
-    narrower = cut(session.run, session.network.model, session.network.zigs, one)
+    network = session.network
+    narrower = cut(session.run, session.parallel, network.model, network.zigs, one)
     if narrower is None:
         return
-    names = (*session.network.cuts, narrower.name)
+    names = (*network.cuts, narrower.name)
     session.network = make_network(
         session.task, session.options, session.parallel, narrower.model, narrower.zigs, names
     )
+    jax.clear_caches()  # For pmap keeps the wider network's programs as long as the process lives.
     session.state = par.replicate(session.parallel, narrower.state)
 
 

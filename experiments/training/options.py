@@ -28,7 +28,7 @@ class RunOptions:
         on a CPU 1 is faster. Logs, evaluations, checkpoints and stops fall between dispatches.
       log_every: steps between lines of metrics.
       checkpoint_every: steps between checkpoints.
-      evaluate_every: epochs between evaluations on the whole test set.
+      evaluate_every: epochs between evaluations on the whole test set; 0: only at the end.
       shrink_every: epochs between cutting dead groups out of the network that trains; 0: only
         at the end.
       max_minutes: save and leave after so many minutes; run the same command to go on.

@@ -9,11 +9,14 @@ replicated sharding. Everything else is the same, and so is the training traject
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -235,6 +238,25 @@ def shard_steps(parallel: Parallel, batches: Any) -> Any:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array), batches
     )
+
+
+def wait_for_hosts(parallel: Parallel, what: str) -> None:
+    """Waits until every host has come to this point, by whose name they check that it is one."""
+    if parallel.hosts > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
+    """The same items, ``count`` of them fetched before they are asked for.
+
+    Work is dispatched to the devices without waiting for it. That keeps them busy, but everything
+    dispatched holds memory, so what produces items should not run ahead of its reader without end.
+    """
+    queue = deque(itertools.islice(items, count))
+    while queue:
+        item = queue.popleft()
+        queue.extend(itertools.islice(items, 1))
+        yield item
 
 
 def _put(parallel: Parallel, tree: Any) -> Any:

@@ -30,15 +30,16 @@ class Recipe:
       start_epoch: N_p: here stage 2 begins, and groups start to become exactly zero.
       momentum: of the sub-gradient.
       weight_decay: added to the gradient, times the parameter.
-      epsilon: of the half-space test.
-      dense_epsilon: of the half-space test in dense layers; None: the same.
+      epsilon: a group becomes zero when the step would leave less than this part of it, measured
+        along itself; 0: when the step would turn it around.
+      dense_epsilon: the same for dense layers; None: ``epsilon``.
       upper_group_sparsity: no more than this part of the groups becomes zero.
       target_group_sparsity: exactly this part of the groups becomes zero (HSPG's target mode);
         None: as many as the half-space test finds, as in the paper.
       target_macs: groups become zero until this part of the multiply-accumulates is left; instead
         of ``target_group_sparsity``.
-      target_epochs: target mode: epochs from ``start_epoch`` to the target; None: the rest, 0: a
-        single step.
+      target_epochs: target mode: epochs from ``start_epoch`` to the target; None: half of the
+        rest, 0: a single step.
       saliency: target mode: which groups to keep; None: HSPG's own choice, which is ``taylor``.
       per_cost: target mode: rank groups by saliency per cost that cutting them saves.
       fade: target mode: the share of the window over which a chosen group shrinks before it is put
@@ -46,7 +47,8 @@ class Recipe:
         and ``lmbda`` 0, a recipe is magnitude pruning in one shot, then fine-tuning.
       distillation: the weight of learning from what the network said at the start, beside the
         labels, in [0, 1]; for networks that start from trained weights.
-      temperature: by which logits are divided there.
+      temperature: by which both networks' logits are divided there; more makes what the network
+        said about the wrong classes count for more.
     """
 
     epochs: int = 300
@@ -151,9 +153,9 @@ def _target(
     else:
         return {}
     rest = recipe.epochs - recipe.start_epoch
-    epochs = rest if recipe.target_epochs is None else min(recipe.target_epochs, rest)
+    epochs = rest / 2 if recipe.target_epochs is None else min(recipe.target_epochs, rest)
     target = oto_jax.Target(**what, **_how(recipe))
-    steps = max(1, epochs * steps_per_epoch)
+    steps = max(1, int(epochs * steps_per_epoch))
     return {"target_group_sparsity": target, "target_steps": steps}
 
 

@@ -62,8 +62,7 @@ def run_training(
     with open_run(workdir, record) as run:
         trained = train(task, config.run, parallel, run)
         if trained.stopped:
-            print(f"Stopped ({trained.stopped}) at step {int(trained.state.step)} of {task.steps};")
-            print("the same command goes on from there.")
+            print(trained.stopped_message(task))
             return None
         results = result_file(name, config)
         figures = finish(task, trained, parallel, run, record, results)

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import oto_jax
+from experiments.training import parallel as par
+from experiments.training.parallel import Parallel
 from experiments.training.run_folder import RunFolder
 from experiments.training.state import TrainState, variables_of
 
@@ -34,11 +36,14 @@ class Cut:
     name: str
 
 
-def cut(run: RunFolder, model: Any, zigs: oto_jax.ZIGs, state: TrainState) -> Cut | None:
+def cut(
+    run: RunFolder, parallel: Parallel, model: Any, zigs: oto_jax.ZIGs, state: TrainState
+) -> Cut | None:
     """Cuts the zero groups out of a training state and writes down how.
 
     Args:
-      run: where to write it down.
+      run: where the first host writes it down.
+      parallel: the devices and hosts.
       model: the model that trains.
       zigs: its groups.
       state: one copy of its training state.
@@ -50,8 +55,10 @@ def cut(run: RunFolder, model: Any, zigs: oto_jax.ZIGs, state: TrainState) -> Cu
     if pruned.plan.whole:
         return None
     name = f"cut-{int(state.step):08d}"
-    # A run that was killed before its next checkpoint left this cut behind and makes it again.
-    oto_jax.save(run.path / name, pruned, overwrite=True)
+    if parallel.host == 0:
+        # A run that was killed before its next checkpoint left this cut behind: it comes again.
+        oto_jax.save(run.path / name, pruned, overwrite=True)
+    par.wait_for_hosts(parallel, name)
     slim = oto_jax.shrink_zigs(zigs, pruned.plan)
     return Cut(pruned.model, slim, oto_jax.shrink(state, pruned.plan), name)
 

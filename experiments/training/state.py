@@ -48,6 +48,12 @@ def create_state(variables: Variables, tx: optax.GradientTransformation) -> Trai
     return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params))
 
 
+def abstract_state(shapes: Variables, tx: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of the state before the first step, from those of the variables."""
+    state: TrainState = jax.eval_shape(lambda variables: create_state(variables, tx), shapes)
+    return state
+
+
 def variables_of(state: TrainState) -> Variables:
     """The variables that the model is applied to."""
     return {"params": state.params, **state.model_state}

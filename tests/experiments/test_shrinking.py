@@ -4,7 +4,10 @@ Without the group lasso, for with it a group's norm also counts its weights on d
 are gone from the narrower network: there only the outputs at the cut are the same.
 """
 
+import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +15,14 @@ import numpy as np
 import pytest
 
 import oto_jax
+from experiments.training import loop
+from experiments.training import parallel as par
 from experiments.training.metrics import read_metrics
-from experiments.training.run_folder import read_run
+from experiments.training.options import RunOptions, to_json
+from experiments.training.run_folder import open_run, read_run
 from experiments.training.shrinking import from_the_start
+from experiments.training.task import make_network
+from tests.experiments import digits_run
 from tests.experiments.digits_run import Net
 from tests.experiments.processes import launch, outcome
 
@@ -81,6 +89,34 @@ def test_a_second_cut_loads_into_the_network_of_the_start(shrunk, tmp_path):
     assert sum(again.model.widths) == sum(cut.model.widths) - 1
     expected = last.model.apply(last.variables, x)
     assert np.array_equal(again.model.apply(again.variables, x), expected)
+
+
+def test_networks_that_were_cut_are_given_back(tmp_path, monkeypatch):
+    """Or a long run's memory grows with every cut, by a compiled training step."""
+    made = []
+
+    def remembered(*arguments):
+        network = make_network(*arguments)
+        made.append(weakref.ref(network.model))
+        return network
+
+    monkeypatch.setattr(loop, "make_network", remembered)
+    recipe = dataclasses.replace(
+        digits_run.Config().recipe,
+        epochs=4, start_epoch=0, target_epochs=3, target_group_sparsity=0.7,
+    )
+    options = RunOptions(workdir=tmp_path, shrink_every=1, evaluate_every=1)
+    config = digits_run.Config(recipe=recipe, run=options)
+    parallel = par.data_parallel("pmap")
+    task = digits_run.make_task(config, parallel)
+    with open_run(tmp_path, to_json(config)) as run:
+        trained = loop.train(task, options, parallel, run)
+    gc.collect()
+    alive = [model() for model in made]
+    assert len(made) >= 3
+    assert alive[0] is task.model
+    assert alive[-1] is trained.network.model
+    assert not any(alive[1:-1])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 import oto_jax
 from experiments.errors import DamagedDataError, OptionError
-from experiments.squad.evaluation import INPUTS, Evaluator, count_differences, window_logits
+from experiments.squad.evaluation import INPUTS, Evaluator, count_differences
 from experiments.squad.export import export_model, load_exported
 from experiments.squad.features import WindowSizes, make_features, windows_batch
 from experiments.squad.questions import Answer, Question
@@ -94,7 +94,7 @@ def test_the_loss_is_the_mean_of_start_and_end_and_ignores_padding(features, var
 def test_trimmed_batches_give_the_logits_of_whole_windows(features, variables, kind):
     parallel = par.data_parallel(kind)
     replicated = par.replicate(parallel, variables)
-    found = window_logits(MODEL, replicated, features, parallel, batch_size=4)
+    found = Evaluator(QUESTIONS, features, parallel, batch_size=4).logits(MODEL, replicated)
     batch = windows_batch(features, range(features.windows))
     whole = jax.jit(MODEL.apply)(variables, *(batch[name] for name in INPUTS))
     real = batch["attention_mask"] > 0
