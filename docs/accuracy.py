@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ PAPER = tuple(
 )
 PAPER_FILES = (PUBLISHED, *(f"results/{name}.json" for name in PAPER))
 
+DIGITS_FILES = ("results/digits.json", "results/digits_dense.json")
+
 WAYS = (
     ("HSPG, to a target", ""),
     ("magnitude, fine-tuned", "_magnitude"),
@@ -36,9 +38,47 @@ RESNETS = tuple(
 # A run's further seeds have files of their own: resnet20_half, resnet20_half_seed1, ...
 SEEDS = ("", "_seed1", "_seed2")
 RESNET_FILES = tuple(f"results/{name}{seed}.json" for *_, name in RESNETS for seed in SEEDS)
+# Places, and how often a run looks at itself.
+NOT_SETTINGS = frozenset(
+    "seed name workdir results checkpoint data_dir"
+    " log_every checkpoint_every evaluate_every".split()
+)
 
 SQUAD = ("minilm_squad_dense", "minilm_squad_30", "minilm_squad_60")
 SQUAD_FILES = tuple(f"results/{name}.json" for name in SQUAD)
+
+
+def digits(pruned: Results, dense: Results) -> str:
+    """The demo before and after the cut, and the same network trained without pruning."""
+    if pruned is None:
+        return "Not run."
+    full, slim = pruned["dense"], pruned["slim"]  # before the cut, with its zeros, and after it
+    score = (f"{side['test_accuracy']:.2%}" for side in (full, slim))
+    rows: list[tuple[str, ...]] = [("", "full", "slim", "slim / full")]
+    rows.append(("test accuracy", *score, ""))
+    for name, key in (("parameters", "parameters"), ("MACs", "macs")):
+        rows.append(_cut(name, "{:,}", full[key], slim[key]))
+    for size, milliseconds in full["latency_ms"].items():
+        name = f"latency at batch {size}"
+        rows.append(_cut(name, "{:.2f} ms", milliseconds, slim["latency_ms"][size]))
+    worst = f"{pruned['worst_relative_difference']:.1e} of the largest"
+    return (
+        f"{align(rows)}\n\nTest accuracy, trained without pruning: {_trained_dense(dense)}."
+        f" Worst difference of an output, full and slim: {worst}."
+    )
+
+
+def _cut(name: str, form: str, full: float, slim: float) -> tuple[str, ...]:
+    return name, form.format(full), form.format(slim), f"{slim / full:.1%}"
+
+
+def _trained_dense(results: Results) -> str:
+    if results is None:
+        return NOT_RUN
+    full, slim = results["dense"], results["slim"]
+    if slim["parameters"] != full["parameters"]:
+        raise ValueError("results/digits_dense.json is of a network that was pruned")
+    return f"{full['test_accuracy']:.2%}"
 
 
 def published(reports: Any) -> str:
@@ -58,26 +98,34 @@ def paper(reports: Any, *found: Results) -> str:
     rows: list[tuple[str, ...]] = [("network and data", "the paper", "oto_jax")]
     for row in (row for report in reports for row in report["rows"] if "ours" in row):
         results = ours[row["ours"]]
-        reached = NOT_RUN if results is None else _paper_row(results)
+        reached = NOT_RUN if results is None else _paper_row(results, row["score"])
         rows.append((row["network"], f"{row['score']} at {row['kept']}", reached))
     return align(rows)
 
 
-def _paper_row(results: Mapping[str, Any]) -> str:
+def _paper_row(results: Mapping[str, Any], reported: str) -> str:
+    """Ours in the quantities that the paper's row has."""
+    slim = results["slim_test"]
     if "parameters_without_embeddings" in results:
-        kept = results["parameters_without_embeddings"]["kept"]
-        return f"F1 {results['slim_test']['f1']:.1f} at {kept:.1%} of the parameters"
-    return f"{results['slim_test']['top1']:.1f} % at {results['macs']['kept']:.1%} of the MACs"
+        kept = _percent(results["parameters_without_embeddings"]["kept"])
+        return f"EM {slim['exact_match']:.1f}, F1 {slim['f1']:.1f} at {kept} of the parameters"
+    top5 = f", top-5 {slim['top5']:.1f} %" if "top-5" in reported else ""
+    macs, parameters = (_percent(results[name]["kept"]) for name in ("macs", "parameters"))
+    return f"{slim['top1']:.1f} %{top5} at {macs} of the MACs, {parameters} of the parameters"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def cifar_resnets(*found: Results) -> str:
-    """Published CIFAR ResNets, pruned by each way with the same training."""
-    heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim", "epochs", "images")
-    rows: list[tuple[str, ...]] = [heads]
-    for number, (depth, share, way, _) in enumerate(RESNETS):
+    """Published CIFAR ResNets, pruned in several ways."""
+    heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim")
+    rows: list[tuple[str, ...]] = [(*heads, "epochs", "images", "images per BatchNorm")]
+    for number, (depth, share, way, name) in enumerate(RESNETS):
         first = number * len(SEEDS)
-        runs = [_resnet(results) for results in found[first : first + len(SEEDS)] if results]
-        cells = _over_seeds(runs) if runs else (f"{NOT_RUN} ({share})", "", "", "", "")
+        runs = [results for results in found[first : first + len(SEEDS)] if results]
+        cells = _over_seeds(name, runs) if runs else (f"{NOT_RUN} ({share})", *("",) * 5)
         rows.append((f"ResNet-{depth}", way, *cells))
     return align(rows)
 
@@ -92,21 +140,72 @@ def _resnet(results: Mapping[str, Any]) -> dict[str, Any]:
         slim, data, recipe = results["slim_test"], config["data"], config["recipe"]
         found = {name: results[name]["kept"] for name in ("macs", "parameters")}
     images = data["train_images"]
-    seen = "all" if images is None else f"{images:,}"
-    return {**found, "top1": slim["top1"], "epochs": recipe["epochs"], "images": seen}
+    return {
+        **found,
+        "top1": slim["top1"],
+        "epochs": [str(recipe["epochs"])],
+        "images": ["all" if images is None else f"{images:,}"],
+        "images per BatchNorm": _normalised_together(results),
+    }
 
 
-def _over_seeds(runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Means, and the range of the accuracy; the training is the same for all."""
-    shares = (statistics.mean(run[name] for run in runs) for name in ("macs", "parameters"))
+def _normalised_together(results: Mapping[str, Any]) -> list[str]:
+    """Over how many images a BatchNorm took its statistics: those of a device at a time.
+
+    A run that went on with other devices has several numbers. Torch-Pruning's has one device.
+    """
+    config = results["config"]
+    if "pruned" in results:
+        return [str(config["batch_size"])]
+    starts = results.get("starts") or [results.get("hardware", {})]
+    devices = [int(start["devices"].split()[0]) for start in starts if "devices" in start]
+    if config["data"].get("sync_batch_norm"):
+        devices = [1 for _ in devices]
+    parts = config.get("run", {}).get("accumulate", 1)
+    return [str(config["recipe"]["batch_size"] // (count * parts)) for count in devices]
+
+
+def _over_seeds(name: str, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Means, and the range of the accuracy.
+
+    Raises:
+      ValueError: if the runs differ in more than their seeds.
+    """
+    _check_alike(name, [_settings(found["config"]) for found in results])
+    runs = [_resnet(found) for found in results]
+    shares = (statistics.mean(run[what] for run in runs) for what in ("macs", "parameters"))
     scores = [run["top1"] for run in runs]
     top1 = f"{statistics.mean(scores):.2f} %"
     if len(runs) > 1:
         top1 += f" ({min(scores):.2f} - {max(scores):.2f}, {len(runs)} seeds)"
-    epochs, images = (
-        ", ".join(dict.fromkeys(str(run[name]) for run in runs)) for name in ("epochs", "images")
-    )
-    return *(f"{share:.1%}" for share in shares), top1, epochs, images
+    last = ("epochs", "images", "images per BatchNorm")
+    others = (_distinct(word for run in runs for word in run[what]) for what in last)
+    return *(f"{share:.1%}" for share in shares), top1, *others
+
+
+def _distinct(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
+def _check_alike(name: str, settings: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to average runs of other settings; an option that one of two lacks is younger."""
+    first = settings[0]
+    for other in settings[1:]:
+        apart = sorted(key for key in first.keys() & other.keys() if first[key] != other[key])
+        if apart:
+            told = ", ".join(f"{key} ({first[key]} and {other[key]})" for key in apart)
+            raise ValueError(f"seeds of results/{name}.json are averaged, but differ in {told}")
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What decides a run's figures beside its seed, by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _settings(value, f"{prefix}{key}.")
+        elif key not in NOT_SETTINGS:
+            found[prefix + key] = value
+    return found
 
 
 def squad(*found: Results) -> str:
