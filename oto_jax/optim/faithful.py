@@ -22,7 +22,7 @@ from oto_jax.optim.half_space import (
     next_epsilon,
 )
 from oto_jax.optim.hyperparameters import Epsilon
-from oto_jax.optim.norms import GroupVectors, cut
+from oto_jax.optim.norms import GroupVectors, cut, of_kept_spaces
 from oto_jax.zigs.partition import ZIGs
 
 
@@ -45,7 +45,12 @@ class HalfSpaceState(NamedTuple):
 
     def shrink(self, plan: Any) -> HalfSpaceState:
         """The state of the slim model that `oto_jax.prune` cuts along ``plan``."""
-        return self._replace(zero=cut(self.zero, plan), ratio=cut(self.ratio, plan))
+        return self._replace(
+            zero=cut(self.zero, plan),
+            ratio=cut(self.ratio, plan),
+            epsilon=of_kept_spaces(self.epsilon, plan),
+            groups=of_kept_spaces(self.groups, plan),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,9 @@ class FaithfulRule:
     start_step: int | jax.Array
 
     shrinks: ClassVar[bool] = False  # Whether trials are kept in part, not only whole or not.
+
+    def check_start(self) -> None:
+        """There is nothing that a first step could not begin with."""
 
     def init(self, dtype: Any) -> HalfSpaceState:
         """The state before the first step; vectors in ``dtype``."""

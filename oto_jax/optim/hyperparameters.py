@@ -51,11 +51,30 @@ class AdaptiveEpsilon:
     def __post_init__(self) -> None:
         check_number("AdaptiveEpsilon(start)", self.start, low=0.0, below=1.0)
         check_number("AdaptiveEpsilon(increase)", self.increase, low=0.0, below=1.0)
-        check_number("AdaptiveEpsilon(every)", self.every, low=1)
+        check_steps("AdaptiveEpsilon(every)", self.every, low=1)
         check_number("AdaptiveEpsilon(limit)", self.limit, low=self.start, below=1.0)
 
 
 Epsilon: TypeAlias = ScalarOrSchedule | AdaptiveEpsilon
+
+
+def check_steps(name: str, value: Any, *, low: int) -> None:
+    """Raise unless a hyperparameter is a whole number of steps, at least ``low``.
+
+    Steps are compared with the count of steps, so a fraction would never come. An array that is
+    being traced has no value to check yet.
+
+    Raises:
+      HyperparameterError: naming the argument and its value.
+
+    Example:
+      >>> check_steps("start_step", 0.1 * 55, low=0)
+      Traceback (most recent call last):
+      oto_jax.errors.HyperparameterError: start_step must be a whole number of steps, not 5.5
+    """
+    check_number(name, value, low=low, scheduled=False)
+    if not isinstance(value, jax.core.Tracer) and float(value) != round(float(value)):
+        raise HyperparameterError(f"{name} must be a whole number of steps, not {value}")
 
 
 def check_number(
@@ -65,6 +84,7 @@ def check_number(
     low: float | None = None,
     high: float | None = None,
     below: float | None = None,
+    scheduled: bool = True,
 ) -> None:
     """Raise unless a hyperparameter is a finite number in its range.
 
@@ -76,6 +96,7 @@ def check_number(
       low: the smallest allowed value.
       high: the largest allowed value.
       below: a bound that the value may not reach.
+      scheduled: whether a schedule may stand for it.
 
     Raises:
       HyperparameterError: naming the argument, its value and the range.
@@ -85,9 +106,9 @@ def check_number(
       Traceback (most recent call last):
       oto_jax.errors.HyperparameterError: momentum must be at least 0.0 and below 1.0, not 1.5
     """
-    if callable(value) or isinstance(value, jax.core.Tracer):
+    if (callable(value) and scheduled) or isinstance(value, jax.core.Tracer):
         return
-    number = _as_number(name, value)
+    number = _as_number(name, value, "a number or a schedule" if scheduled else "a number")
     inside = (
         math.isfinite(number)
         and (low is None or number >= low)
@@ -98,12 +119,14 @@ def check_number(
         raise HyperparameterError(f"{name} must be {_in_words(low, high, below)}, not {value}")
 
 
-def _as_number(name: str, value: Any) -> float:
+def _as_number(name: str, value: Any, what: str) -> float:
     try:
+        if isinstance(value, str):
+            raise TypeError("a text that reads as a number is not computed with")
         return float(value)
     except (TypeError, ValueError) as error:
         raise HyperparameterError(
-            f"{name} must be a number or a schedule, not {value!r} ({type(value).__name__})"
+            f"{name} must be {what}, not {value!r} ({type(value).__name__})"
         ) from error
 
 
@@ -150,6 +173,8 @@ def per_space(zigs: ZIGs, name: str, value: PerSpace[T], default: T) -> dict[str
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
     for key in value:
+        if not isinstance(key, str):
+            raise HyperparameterError(f"{name} names spaces by their names, not by {key!r}")
         if not any(_matches(space, key) for space in names):
             raise HyperparameterError(
                 f"{name} names the space {key!r}, which is not among {', '.join(names)}"

@@ -8,14 +8,14 @@ left of its axes, times a price per entry.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from oto_jax.errors import HyperparameterError
-from oto_jax.zigs.partition import Leaf, Member, Space, ZIGs, format_path
+from oto_jax.optim.hyperparameters import check_number
+from oto_jax.zigs.partition import Leaf, Space, ZIGs, format_path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,8 +110,7 @@ def _prices(zigs: ZIGs, prices: Mapping[str, float] | None) -> dict[tuple[str, .
     for name, price in prices.items():
         if name not in known:
             raise HyperparameterError(f"costs name the parameter {name!r}, which does not exist")
-        if not (math.isfinite(price) and price >= 0):
-            raise HyperparameterError(f"the cost of {name!r} must be at least 0, not {price}")
+        check_number(f"the cost of {name!r}", price, low=0.0, scheduled=False)
     return {known[name]: float(price) for name, price in prices.items()}
 
 
@@ -125,10 +124,5 @@ def _weights(zigs: ZIGs, leaves: list[Leaf], rank: int) -> np.ndarray:
     for column, space in enumerate(zigs.spaces):
         for member in space.axes:
             if member.path in rows:
-                weights[rows[member.path], member.axis, column] += positions_per_unit(member)
+                weights[rows[member.path], member.axis, column] += member.positions_per_unit
     return weights
-
-
-def positions_per_unit(member: Member) -> int:
-    """How many positions of its axis each unit of a space takes."""
-    return sum(math.prod(run.shape) // run.units for run in member.runs)

@@ -73,18 +73,18 @@ def group_sparsity(params: Any, zigs: ZIGs, state: Any = None) -> GroupSparsity:
         name: jnp.sum(entries == 0, dtype=jnp.int32)
         for name, entries in nonzero_counts(zigs, leaves).items()
     }
-    total = jnp.sum(jnp.stack(list(zeros.values())), dtype=jnp.int32)
+    total = sum(zeros.values(), start=jnp.zeros([], jnp.int32))
     return GroupSparsity(
         overall=_share(total, zigs.num_groups),
         per_space={space.name: _share(zeros[space.name], space.size) for space in zigs.spaces},
         zero_groups=total,
-        regulariser=jnp.sum(jnp.stack([jnp.sum(jnp.sqrt(norm)) for norm in norms.values()])),
+        regulariser=sum((jnp.sum(jnp.sqrt(norm)) for norm in norms.values()), start=jnp.zeros([])),
         smallest_ratio=_smallest_ratio(state),
     )
 
 
 def _share(count: jax.Array, size: int) -> jax.Array:
-    return count.astype(jnp.float32) / size
+    return count.astype(jnp.float32) / max(size, 1)
 
 
 def _smallest_ratio(state: Any) -> jax.Array | None:

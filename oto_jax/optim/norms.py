@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from oto_jax.zigs.partition import (
     leaves_by_path,
 )
 
+T = TypeVar("T")
 GroupVectors = dict[str, jax.Array]
 """For each space, by name, one number per group: arrays of shape ``(space.size,)``."""
 
@@ -237,7 +238,12 @@ def cut(vectors: GroupVectors, plan: Any) -> GroupVectors:
         kept = plan.units(name).positions
         return jax.tree.map(lambda x: x[..., kept], vectors[name])
 
-    return {name: cut_one(name) for name in vectors}
+    return {name: cut_one(name) for name in of_kept_spaces(vectors, plan)}
+
+
+def of_kept_spaces(by_space: Mapping[str, T], plan: Any) -> dict[str, T]:
+    """The entries of the spaces of which a plan keeps anything."""
+    return {name: value for name, value in by_space.items() if plan.units(name).count}
 
 
 def _group_axis(zigs: ZIGs, path: Path) -> int:

@@ -14,6 +14,7 @@ from oto_jax.optim.hyperparameters import (
     Epsilon,
     PerSpace,
     check_number,
+    check_steps,
     per_space,
 )
 from oto_jax.optim.target import TargetLike, as_target
@@ -35,10 +36,14 @@ def make_rule(
       HyperparameterError: if an argument is out of its range or names an unknown space.
       InfeasibleTargetError: if the target would empty a space.
     """
-    check_number("start_step", start_step, low=0)
+    check_steps("start_step", start_step, low=0)
     epsilons = _epsilons(zigs, epsilon)
     upper = _upper(zigs, upper_group_sparsity)
     if target_group_sparsity is None:
+        if target_steps is not None:
+            raise HyperparameterError(
+                "target_steps says by when a target is reached: give target_group_sparsity with it"
+            )
         return FaithfulRule(zigs, epsilons, upper, start_step)
     _check_faithful_arguments_unused(epsilons, upper)
     target = as_target(target_group_sparsity)
@@ -56,7 +61,7 @@ def _epsilons(zigs: ZIGs, epsilon: PerSpace[Epsilon]) -> dict[str, Epsilon]:
 def _upper(zigs: ZIGs, upper: PerSpace[Any]) -> dict[str, Any]:
     uppers = per_space(zigs, "upper_group_sparsity", upper, 1.0)
     for value in uppers.values():
-        check_number("upper_group_sparsity", value, low=0.0, high=1.0)
+        check_number("upper_group_sparsity", value, low=0.0, high=1.0, scheduled=False)
     return uppers
 
 
@@ -66,7 +71,7 @@ def _steps(target_steps: int | jax.Array | None) -> int | jax.Array:
             "target_steps is missing: with target_group_sparsity, say in how many steps after"
             " start_step it shall be reached"
         )
-    check_number("target_steps", target_steps, low=1)
+    check_steps("target_steps", target_steps, low=1)
     return target_steps
 
 
@@ -77,7 +82,7 @@ def _check_faithful_arguments_unused(
         raise HyperparameterError(
             "epsilon cannot adapt itself when target_group_sparsity is given: the target is exact"
         )
-    if any(not isinstance(value, jax.Array) and value < 1 for value in upper.values()):
+    if any(not isinstance(value, jax.core.Tracer) and value < 1 for value in upper.values()):
         raise HyperparameterError(
             "upper_group_sparsity and target_group_sparsity exclude each other: the target is exact"
         )

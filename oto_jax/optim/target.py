@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oto_jax.errors import HyperparameterError, InfeasibleTargetError
-from oto_jax.optim.hyperparameters import check_number, per_space
+from oto_jax.optim.hyperparameters import check_number, check_steps, per_space
 from oto_jax.optim.kept_cost import KeptCost, group_count, parameter_cost
 from oto_jax.optim.saliency import Saliencies, taylor
 from oto_jax.zigs.partition import Space, ZIGs
@@ -72,7 +72,8 @@ class Target:
         check_number("Target(keep_at_least)", self.keep_at_least, low=0.0, below=1.0)
         check_number("Target(fade)", self.fade, low=0.0, high=1.0)
         check_number("Target(memory)", self.memory, low=0.0, below=1.0)
-        check_number("Target(rounds)", self.rounds, low=1)
+        check_steps("Target(rounds)", self.rounds, low=1)
+        _check_saliency(self.saliency)
         if self.kept is not None:
             check_number("Target(kept)", self.kept, low=0.0, high=1.0)
 
@@ -86,6 +87,21 @@ class Target:
           A number of groups, at least 1.
         """
         return max(1, math.ceil(self.keep_at_least * space.size - 1e-9))
+
+
+def _check_saliency(saliency: Any) -> None:
+    if callable(saliency):
+        return
+    pairs = saliency if isinstance(saliency, Sequence) and not isinstance(saliency, str) else ()
+    if not pairs or not all(
+        isinstance(p, Sequence) and len(p) == 2 and callable(p[0]) for p in pairs
+    ):
+        raise HyperparameterError(
+            "Target(saliency) must be a function of GroupStatistics, such as"
+            f" oto_jax.saliency.taylor, or pairs of one and its weight, not {saliency!r}"
+        )
+    for _, weight in pairs:
+        check_number("Target(saliency), a weight", weight, scheduled=False)
 
 
 TargetLike: TypeAlias = "Share | Mapping[str, Share] | Target"
@@ -136,24 +152,38 @@ def scopes(target: Target, zigs: ZIGs) -> tuple[Scope, ...]:
     else:
         found = (_group_scope("all", zigs.spaces, share),)
     if not zigs.shrunk:  # Else the state goes on with the budgets of the network at the start.
-        for scope in found:
-            _check_feasible(target, scope)
+        check_feasible(target, found)
     return found
 
 
 def _group_scope(name: str, spaces: tuple[Space, ...], share: Any) -> Scope:
-    check_number("target_group_sparsity", share, low=0.0, high=1.0)
+    check_number("target_group_sparsity", share, low=0.0, high=1.0, scheduled=False)
     groups = sum(space.size for space in spaces)
     if not isinstance(share, jax.core.Tracer):
-        return Scope(
-            name, spaces, group_count(spaces), groups, groups - round(float(share) * groups)
-        )
+        return Scope(name, spaces, group_count(spaces), groups, groups - _asked(share, groups, np))
     if share.dtype.itemsize < 4:
         raise HyperparameterError(
             f"target_group_sparsity arrived as {share.dtype}, too coarse for an exact count: name"
             " it among the static_args of optax.inject_hyperparams"
         )
-    return Scope(name, spaces, group_count(spaces), groups, groups - jnp.round(share * groups))
+    return Scope(name, spaces, group_count(spaces), groups, groups - _asked(share, groups, jnp))
+
+
+def _asked(share: Any, groups: int, xp: Any) -> Any:
+    """``round(share * groups)``, where a product that float32 puts beside a half is a half."""
+    product = share * groups if xp is jnp else float(share) * groups
+    half = xp.round(2 * product) / 2
+    return xp.round(xp.where(abs(product - half) <= 2e-7 * groups, half, product))
+
+
+def check_feasible(target: Target, found: tuple[Scope, ...]) -> None:
+    """Checks that one group is left in every space.
+
+    Raises:
+      InfeasibleTargetError: if not.
+    """
+    for scope in found:
+        _check_feasible(target, scope)
 
 
 def _check_feasible(target: Target, scope: Scope) -> None:

@@ -27,10 +27,9 @@ from oto_jax.optim.half_space import (
     last_ratios,
 )
 from oto_jax.optim.hyperparameters import value_at
-from oto_jax.optim.kept_cost import positions_per_unit
-from oto_jax.optim.norms import GroupVectors, cut, inner_products
+from oto_jax.optim.norms import GroupVectors, cut, inner_products, of_kept_spaces
 from oto_jax.optim.saliency import GroupStatistics, combined_scores
-from oto_jax.optim.target import Scope, Target, scopes
+from oto_jax.optim.target import Scope, Target, check_feasible, scopes
 from oto_jax.zigs.partition import ZIGs
 
 
@@ -66,6 +65,7 @@ class TargetState(NamedTuple):
             ratio=cut(self.ratio, plan),
             chosen_at=cut(self.chosen_at, plan),
             saliency=cut(self.saliency, plan),
+            floor=of_kept_spaces(self.floor, plan),
         )
 
 
@@ -92,6 +92,10 @@ class TargetRule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scopes", scopes(self.target, self.zigs))
+
+    def check_start(self) -> None:
+        """Raises if a first step could not begin with this target, whatever was cut before."""
+        check_feasible(self.target, self.scopes)
 
     def init(self, dtype: Any) -> TargetState:
         """The state before the first step; floating-point vectors in ``dtype``."""
@@ -165,8 +169,10 @@ class TargetRule:
             chosen = choose(scope.cost, sizes, scores, before >= 0, floors, budget, last)
             return jnp.where(chosen & (before < 0), state.step, before)
 
-        left = scope.cost(removed, jnp)
-        after = jax.lax.cond(self._is_round(state.step) & (left > budget), more, lambda: before)
+        # The costs are sums in this dtype: what is over by rounding alone is not over.
+        rounding = 0.0 if self.target.kept is None else 32 * jnp.finfo(full.dtype).eps * full
+        over = scope.cost(removed, jnp) > budget + rounding
+        after = jax.lax.cond(self._is_round(state.step) & over, more, lambda: before)
         return unstack(scope.spaces, after)
 
     def _is_round(self, step: jax.Array) -> jax.Array:
@@ -207,20 +213,8 @@ def _statistics(zigs: ZIGs, trial: Trial) -> dict[str, GroupStatistics]:
     products = inner_products(zigs, gradients, trial.params)
     squares = inner_products(zigs, gradients, gradients)
     sign = trial.sign if trial.gradients is None else 1
-    entries = _entries(zigs)
+    entries = {space.name: zigs.entries_per_group(space) for space in zigs.spaces}
     return {
         name: GroupStatistics(norm, sign * products[name], squares[name], entries[name])
         for name, norm in trial.squared_norms.items()
-    }
-
-
-def _entries(zigs: ZIGs) -> dict[str, int]:
-    """The number of parameters in each group of a space."""
-    leaves = {leaf.path: leaf for leaf in zigs.parameters}
-    return {
-        space.name: sum(
-            leaves[m.path].size // leaves[m.path].shape[m.axis] * positions_per_unit(m)
-            for m in space.members
-        )
-        for space in zigs.spaces
     }

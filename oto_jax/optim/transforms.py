@@ -21,6 +21,7 @@ from oto_jax.optim.hyperparameters import (
     ScalarOrSchedule,
     check_has_groups,
     check_number,
+    check_steps,
     value_at,
 )
 from oto_jax.optim.norms import (
@@ -144,8 +145,8 @@ def momentum_by_stage(
     Raises:
       HyperparameterError: if an argument is out of its range.
     """
-    check_number("momentum", momentum, low=0.0, below=1.0)
-    check_number("start_step", start_step, low=0)
+    check_number("momentum", momentum, low=0.0, below=1.0, scheduled=False)
+    check_steps("start_step", start_step, low=0)
 
     def init_fn(params: Any) -> MomentumState:
         return MomentumState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
@@ -219,7 +220,8 @@ def project_half_space(
 
     Raises:
       HyperparameterError: if an argument is out of its range or names an unknown space.
-      InfeasibleTargetError: if the target would empty a space.
+      InfeasibleTargetError: if the target would empty a space; of a network that was cut, from
+        ``init`` outside of `jax.jit`, for there a state could go on with the budgets of the start.
       UnprunableModelError: if there is no group.
       ValueError: from ``update``, if it is not given the parameters.
       ZIGMismatchError: from ``update``, if they are not those of ``zigs``.
@@ -246,7 +248,10 @@ def project_half_space(
     clears = rule.shrinks if zero_dependents is None else zero_dependents
 
     def init_fn(params: Any) -> Any:
-        return rule.init(accumulation_dtype(*jax.tree.leaves(params)))
+        leaves = jax.tree.leaves(params)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            rule.check_start()
+        return rule.init(accumulation_dtype(*leaves))
 
     def update_fn(
         updates: Any, state: Any, params: Any = None, *, grad: Any = None, **extra_args: Any

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oto_jax.errors import OTOError, RevivedGroupsError
+from oto_jax.errors import OTOError, RevivedGroupsError, ZIGMismatchError
 from oto_jax.optim.faithful import HalfSpaceState
 from oto_jax.optim.norms import GroupVectors, grouped_leaves, nonzero_counts
 from oto_jax.optim.target_rule import TargetState
@@ -46,9 +46,15 @@ def revived_groups(params: Any, zigs: ZIGs, state: Any) -> GroupVectors:
         )
     alive = nonzero_counts(zigs, grouped_leaves(zigs, params))
     revived = {name: jnp.zeros(count.shape, bool) for name, count in alive.items()}
+    held = {name for one in states for name in one.zero}
+    if not held & alive.keys():
+        raise ZIGMismatchError(
+            f"the optimizer's state is about the spaces {', '.join(sorted(held))}, the ZIGs about"
+            f" {', '.join(sorted(alive))}: pass the ZIGs that the optimizer was made with"
+        )
     for one in states:
-        for name, zero in one.zero.items():
-            revived[name] |= jnp.asarray(zero) & (alive[name] > 0)
+        for name in one.zero.keys() & alive.keys():  # Another projection may have other spaces.
+            revived[name] |= jnp.asarray(one.zero[name]) & (alive[name] > 0)
     return revived
 
 

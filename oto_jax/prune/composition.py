@@ -23,7 +23,8 @@ def compose_plans(first: Plan, second: Plan) -> Plan:
       A plan of the full model's arrays that keeps what both cuts keep.
 
     Raises:
-      ZIGMismatchError: if ``second`` is not about the model that ``first`` left.
+      ZIGMismatchError: if ``second`` is not about the model that ``first`` left, or about other
+        spaces: make it with ``shrink_zigs(zigs, first)``.
 
     Example:
       >>> import jax.numpy as jnp, oto_jax
@@ -49,6 +50,11 @@ def compose_plans(first: Plan, second: Plan) -> Plan:
 
 def _spaces(first: Plan, second: Plan) -> tuple[SpacePlan, ...]:
     later = {space.name: space for space in second.spaces}
+    if unknown := later.keys() - {space.name for space in first.spaces}:
+        raise ZIGMismatchError(
+            f"the second plan has the space {min(unknown)!r}, which the first does not know; make"
+            " it with shrink_zigs(zigs, first)"
+        )
     return tuple(
         _space(space, later[space.name]) if space.name in later else space for space in first.spaces
     )

@@ -42,7 +42,8 @@ def shrink_zigs(zigs: ZIGs, plan: Plan) -> ZIGs:
     left = [space for space in zigs.spaces if plan.units(space.name).count]
     starts = np.cumsum([0, *(plan.units(space.name).count for space in left)]).tolist()
     spaces = tuple(
-        _shrink_space(space, start, plan) for space, start in zip(left, starts, strict=False)
+        _shrink_space(space, start, plan, zigs.entries_per_group(space))
+        for space, start in zip(left, starts, strict=False)
     )
     parameters = tuple(
         Leaf(leaf.path, arrays[leaf.path].slim_shape, leaf.dtype) for leaf in zigs.parameters
@@ -50,13 +51,14 @@ def shrink_zigs(zigs: ZIGs, plan: Plan) -> ZIGs:
     return dataclasses.replace(zigs, spaces=spaces, parameters=parameters, shrunk=True)
 
 
-def _shrink_space(space: Space, start: int, plan: Plan) -> Space:
+def _shrink_space(space: Space, start: int, plan: Plan, full_entries: int) -> Space:
     return Space(
         name=space.name,
         size=plan.units(space.name).count,
         start=start,
         members=_shrink_members(space.members, plan, space),
         dependents=_shrink_members(space.dependents, plan, space),
+        full_entries=full_entries,
     )
 
 

@@ -16,6 +16,9 @@ from oto_jax.prune.plan import ArrayPlan, Plan
 from oto_jax.prune.zero_units import host_values
 from oto_jax.zigs.partition import Path, format_path, key_path
 
+GROUP_VECTORS = frozenset({"zero", "ratio", "chosen_at", "saliency"})
+"""Fields of the projection's states that hold a vector over the groups of each space."""
+
 
 @runtime_checkable
 class Shrinkable(Protocol):
@@ -262,9 +265,23 @@ def _shrink_leaf(
     if _shrinks_itself(leaf):
         return leaf.shrink(plan)
     found = splits[path]
+    if not found:
+        _check_no_group_vector(path, leaf, plan)
     if not found or np.size(leaf) <= 1 or not any(array.cuts for _, array in found):
         return leaf
     return _slice_state(path, leaf, _owner(path, found, mirrored))
+
+
+def _check_no_group_vector(path: Path, leaf: Any, plan: Plan) -> None:
+    """Raise for a vector over groups whose node is gone, as where a state became dictionaries."""
+    for space in plan.spaces:
+        of_space = len(path) >= 2 and path[-1] == space.name and path[-2] in GROUP_VECTORS
+        if of_space and np.shape(leaf)[-1:] == (space.units.size,):
+            raise ZIGMismatchError(
+                f"state {format_path(path)!r} is a vector over groups outside of the node that it"
+                " belongs to, which knows how to shrink itself: shrink the optimizer's state (or"
+                " the nnx.Optimizer) as it is, not a tree of dictionaries made of it"
+            )
 
 
 def _owner(path: Path, found: list[tuple[Path, ArrayPlan]], mirrored: Counter[Path]) -> ArrayPlan:

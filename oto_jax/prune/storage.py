@@ -8,9 +8,11 @@ always whole.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -41,7 +43,8 @@ def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
     Args:
       path: the directory to make.
       pruned: what `prune` returned; its variables may have been trained further.
-      overwrite: replace a checkpoint that is already there, once the new one is whole.
+      overwrite: replace a checkpoint that is already there, once the new one is whole. Anything
+        else that stands there stays, and is an error.
 
     Raises:
       CheckpointError: if something stands at ``path`` already, or cannot be written, or does not
@@ -65,20 +68,21 @@ def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
         raise CheckpointError(
             f"{target} exists already; choose another place, or save(..., overwrite=True)"
         )
+    _check_replaceable(target)
     arrays = _host_arrays(pruned.variables)
     content = _content(pruned, arrays)
-    with _sibling(target) as partial:
-        try:
-            _write_arrays(partial / "arrays", arrays)
+    try:
+        with _sibling(target) as partial:
+            _write_arrays(partial, arrays)
             _write_content(partial, content)
             _check_written(partial, arrays)
             _replace(partial, target)
-        except OTOError as error:
-            raise CheckpointError(f"{target} was not written, for {error}") from error
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{target} could not be written ({error}); what stood there is as it was"
-            ) from error
+    except OTOError as error:
+        raise CheckpointError(f"{target} was not written, for {error}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{target} could not be written ({error}); what stood there is as it was"
+        ) from error
 
 
 def load(path: PathLike, model: Any) -> Pruned:
@@ -222,7 +226,8 @@ def _text_checksum(content: Any) -> str:
 def _sibling(target: File) -> Iterator[File]:
     """A new directory beside ``target``; removed at the end unless it was renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = File(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    partial = target.with_name(f".{target.name}.writing-{secrets.token_hex(8)}")
+    partial.mkdir()  # With the rights that the user's directories have, as mkdtemp's have not.
     try:
         yield partial
     finally:
@@ -248,12 +253,38 @@ def _check_written(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
             raise _damaged(directory, f"{format_path(path)!r} does not have the bytes written")
 
 
+@contextlib.contextmanager
+def _without_pattern(directory: File) -> Iterator[File]:
+    """The directory by a name that is no glob pattern: Orbax reads ``lr=[0.1]`` as one."""
+    if glob.escape(str(directory)) == str(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = File(folder) / "link"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
 def _write_arrays(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
     tree = {str(number): array for number, array in enumerate(arrays.values()) if array.size}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
+    with (
+        _without_pattern(directory) as plain,
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+    ):
+        checkpointer.save(plain / "arrays", args=ocp.args.PyTreeSave(tree))
+
+
+def _check_replaceable(target: File) -> None:
+    """Nothing but a checkpoint, or an empty directory, may be replaced."""
+    if target.is_dir() and ((target / "plan.json").is_file() or not any(target.iterdir())):
+        return
+    if target.exists() or target.is_symlink():
+        raise CheckpointError(
+            f"what stands at {target} is no checkpoint of a slim model and is left as it is; choose"
+            " another place"
+        )
 
 
 def _replace(partial: File, target: File) -> None:
@@ -320,9 +351,12 @@ def _read_arrays(directory: File, content: Mapping[str, Any]) -> list[np.ndarray
         if 0 not in entry["shape"]
     }
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with (
+            _without_pattern(directory) as plain,
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+        ):
             options = ocp.args.PyTreeRestore(restore_args=names)
-            tree = checkpointer.restore(directory / "arrays", args=options)
+            tree = checkpointer.restore(plain / "arrays", args=options)
     except Exception as error:  # Orbax and TensorStore raise errors of many kinds.
         raise _damaged(directory, f"Orbax cannot read the arrays ({error})") from error
     return [
@@ -342,9 +376,10 @@ def _damaged(directory: File, reason: str) -> CheckpointError:
 
 def _leftovers(directory: File) -> str:
     """A hint at what an interrupted `save` left beside the place."""
-    old = list(directory.parent.glob(f".{directory.name}.old-*/{directory.name}"))
+    name = glob.escape(directory.name)
+    old = list(directory.parent.glob(f".{name}.old-*/{name}"))
     if old:
         return f"; a save was interrupted, and the one before it is whole: rename {old[0]}"
-    if list(directory.parent.glob(f".{directory.name}.writing-*")):
+    if list(directory.parent.glob(f".{name}.writing-*")):
         return "; a save was interrupted there before it was complete: save again"
     return ""

@@ -68,6 +68,11 @@ class Member:
     axis: int
     runs: tuple[Run, ...]
 
+    @property
+    def positions_per_unit(self) -> int:
+        """How many positions of the axis each unit of the space takes."""
+        return sum(math.prod(run.shape) // run.units for run in self.runs)
+
     def unit_of_position(self, size: int) -> np.ndarray:
         """For each position of an axis of length ``size``: its unit, or -1. Shape ``(size,)``."""
         units = np.full(size, -1, np.int32)
@@ -87,6 +92,8 @@ class Space:
       members: the axes whose slices form the groups (they become exactly zero).
       dependents: the axes that are cut along but do not have to be zero, such as the input
         axis of the next layer or the running mean of a BatchNorm.
+      full_entries: after a cut, the number of parameters in each group of the full network; 0
+        where nothing was cut.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Space:
     start: int
     members: tuple[Member, ...]
     dependents: tuple[Member, ...]
+    full_entries: int = dataclasses.field(default=0, compare=False)
 
     @property
     def groups(self) -> range:
@@ -201,6 +209,16 @@ class ZIGs:
     def num_groups(self) -> int:
         """The number of groups in all spaces."""
         return sum(space.size for space in self.spaces)
+
+    def entries_per_group(self, space: Space) -> int:
+        """The number of parameters in each group of a space; after a cut, in the full network."""
+        if space.full_entries:
+            return space.full_entries
+        shapes = {leaf.path: leaf.shape for leaf in self.parameters}
+        return sum(
+            math.prod(shapes[m.path]) // shapes[m.path][m.axis] * m.positions_per_unit
+            for m in space.members
+        )
 
     @property
     def masks(self) -> Any:

@@ -103,7 +103,10 @@ def test_networks_that_were_cut_are_given_back(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_network", remembered)
     recipe = dataclasses.replace(
         digits_run.Config().recipe,
-        epochs=4, start_epoch=0, target_epochs=3, target_group_sparsity=0.7,
+        epochs=4,
+        start_epoch=0,
+        target_epochs=3,
+        target_group_sparsity=0.7,
     )
     options = RunOptions(workdir=tmp_path, shrink_every=1, evaluate_every=1)
     config = digits_run.Config(recipe=recipe, run=options)

@@ -206,7 +206,9 @@ def test_epsilon_and_lambda_take_schedules_and_globs():
         ("lmbda", "much"), ("epsilon", 1.0), ("epsilon", -0.1), ("epsilon", {"nowhere": 0.5}),
         ("epsilon", {"one": 1.5}), ("momentum", 1.0), ("momentum", np.nan), ("start_step", -1),
         ("upper_group_sparsity", 1.1), ("upper_group_sparsity", {"*": -0.1}),
-        ("upper_group_sparsity", {"three": 0.5}),
+        ("upper_group_sparsity", {"three": 0.5}), ("upper_group_sparsity", lambda step: 0.5),
+        ("start_step", 0.1 * 55), ("start_step", lambda step: 3), ("momentum", lambda step: 0.9),
+        ("lmbda", "0.1"), ("epsilon", {0: 0.5}), ("target_steps", 10),
     ],
 )  # fmt: skip
 def test_bad_hyperparameters_are_named(argument, value):
@@ -216,7 +218,9 @@ def test_bad_hyperparameters_are_named(argument, value):
         oto_jax.hspg(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"start": 1.0}, {"increase": -1}, {"every": 0}, {"limit": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"start": 1.0}, {"increase": -1}, {"every": 0}, {"every": 2.5}, {"limit": 2}]
+)
 def test_bad_adaptive_epsilons_are_named(settings):
     with pytest.raises(oto_jax.HyperparameterError, match=next(iter(settings))):
         oto_jax.AdaptiveEpsilon(**settings)

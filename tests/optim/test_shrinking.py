@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import oto_jax
+from oto_jax.prune.slicing import slice_variables
 
 STEPS, EVERY = 300, 50
 
@@ -124,3 +125,50 @@ def test_shrinking_every_50_steps_changes_nothing(name):
     assert whole.zigs.num_groups - shrunk.zigs.num_groups == dead > 20
     print(f"{name}: {shrunk.seconds / whole.seconds:.2f} of the time, {dead} groups dead")
     assert shrunk.seconds < whole.seconds
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"epsilon": oto_jax.AdaptiveEpsilon(), "upper_group_sparsity": 0.9},
+        {"target_group_sparsity": 0.2, "target_steps": 10},
+        {"target_group_sparsity": {"a": 0.2}, "target_steps": 10},
+    ],
+)
+def test_training_goes_on_after_a_space_is_gone(settings):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"a": (4, 6), "b": (4, 6), "out": (6, 3), "skip": (4, 3)}
+    params = {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+
+    def g(params, x):
+        hidden = jnp.maximum(x @ params["a"], 0) @ params["out"]
+        return x @ params["skip"] + hidden + jnp.maximum(x @ params["b"], 0) @ params["more"]
+
+    params["more"] = params["out"] + 1
+    params["b"] = jnp.zeros((4, 6))
+    x = jnp.ones((2, 4))
+    zigs = oto_jax.find_zigs(g, params, x)
+    tx = oto_jax.hspg(0.01, zigs, **settings)
+    _, state = tx.update(params, tx.init(params), params)
+    plan = oto_jax.make_plan(params, zigs, keep_one=False)
+    narrow, slim = oto_jax.narrow(g, params, zigs)
+    left, state = oto_jax.shrink_zigs(zigs, plan), oto_jax.shrink(state, plan)
+    assert [space.name for space in left.spaces] == ["a"]
+    np.testing.assert_allclose(narrow(slim, x), g(params, x), rtol=1e-5)
+    after = oto_jax.hspg(0.01, left, **settings)
+    updates, later = jax.jit(after.update)(slim, state, slim)
+    assert jax.tree.structure(later) == jax.tree.structure(state)
+    slim = optax.apply_updates(slim, updates)
+    oto_jax.check_zeros(slim, left, later)
+    assert np.isfinite(oto_jax.group_sparsity(slim, left, later).smallest_ratio)
+
+
+def test_a_network_without_groups_has_a_sparsity():
+    params = {"a": jnp.zeros((2, 3)), "b": jnp.ones((3, 1))}
+    zigs = oto_jax.find_zigs(
+        lambda p, x: jnp.maximum(x @ p["a"], 0) @ p["b"], params, jnp.ones((1, 2))
+    )
+    plan = oto_jax.make_plan(params, zigs, keep_one=False)
+    found = oto_jax.group_sparsity(slice_variables(params, plan), oto_jax.shrink_zigs(zigs, plan))
+    assert (float(found.overall), int(found.zero_groups), float(found.regulariser)) == (0, 0, 0)

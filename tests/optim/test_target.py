@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oto_jax
+from oto_jax.optim import target
 from oto_jax.optim.choice import choose
 from oto_jax.optim.kept_cost import KeptCost, parameter_cost
 from oto_jax.optim.target import scopes
+from oto_jax.prune.slicing import slice_variables
 from tests.optim.models import MODELS, problem
 from tests.optim.trees import TREES, conv_tree, random_like
 
@@ -298,6 +300,59 @@ def test_impossible_targets_are_refused_at_construction(target, match):
         oto_jax.hspg(0.1, zigs, target_group_sparsity=target, target_steps=10)
 
 
+@given(st.integers(1, 400), st.integers(1, 2000))
+def test_a_share_asks_for_the_same_count_in_any_precision(groups, numerator):
+    """Through inject_hyperparams a share arrives in float32, traced or not."""
+    share = numerator / 2000
+    asked = {
+        int(target._asked(share, groups, np)),
+        int(target._asked(jnp.float32(share), groups, np)),
+        int(target._asked(jnp.float32(share), groups, jnp)),
+    }
+    assert len(asked) == 1
+    assert abs(asked.pop() - share * groups) <= 0.5 + 1e-4
+
+
+@given(st.lists(st.floats(0.1, 1e9), min_size=4, max_size=4))
+def test_to_keep_all_is_to_cut_nothing_whatever_the_prices(prices):
+    params, zigs = two_layers()
+    costs = dict(zip(("a", "b", "c"), prices, strict=False))
+    assert given_up(params, zigs, oto_jax.Target(kept=1.0, costs=costs)) == []
+
+
+def test_a_first_state_of_a_cut_network_has_to_be_feasible():
+    """`test_a_target_that_only_the_whole_network_can_meet` shows why the optimizer may not."""
+    params, zigs = two_layers()
+    dead = {**params, "a": params["a"].at[:, 0].set(0)}
+    plan = oto_jax.make_plan(dead, zigs)
+    params, zigs = slice_variables(dead, plan), oto_jax.shrink_zigs(zigs, plan)
+    tx = oto_jax.hspg(0.1, zigs, target_group_sparsity=1.0, target_steps=10)
+    with pytest.raises(oto_jax.InfeasibleTargetError, match="at least 2 have to stay"):
+        tx.init(params)
+    jax.eval_shape(tx.init, params)
+
+
+@pytest.mark.parametrize("saliency", ["magnitude", "squared_taylor"])
+def test_per_cost_chooses_the_same_on_the_network_that_is_left(saliency):
+    """A magnitude is told per entry of the full group: slim ones would change its scale."""
+    params, zigs = two_layers()
+    params = {name: random_like(params, i)[name] for i, name in enumerate(params)}
+    dead = {**params, "a": params["a"].at[:, :4].set(0), "b": params["b"].at[:4].set(0)}
+    plan = oto_jax.make_plan(dead, zigs)
+    slim, left = slice_variables(dead, plan), oto_jax.shrink_zigs(zigs, plan)
+    score = getattr(oto_jax.saliency, saliency)
+    averages = []
+    for groups, at in ((zigs, dead), (left, slim)):
+        aim = oto_jax.Target(kept=0.5, saliency=score, per_cost=True)
+        tx = oto_jax.hspg(1e-3, groups, target_group_sparsity=aim, target_steps=5)
+        _, state = tx.update(at, tx.init(at), at)
+        (projection,) = oto_jax.optim.zeros.projection_states(state)
+        averages.append(projection.saliency)
+    whole, cut = averages
+    np.testing.assert_allclose(cut["a"], whole["a"][4:], rtol=1e-6)
+    np.testing.assert_allclose(cut["b"], whole["b"], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "settings, match",
     [
@@ -306,6 +361,9 @@ def test_impossible_targets_are_refused_at_construction(target, match):
         ({"target_group_sparsity": {"nowhere": 0.5}}, "nowhere"),
         ({"target_steps": None}, "target_steps is missing"),
         ({"target_steps": 0}, "target_steps"),
+        ({"target_steps": 20.5}, "target_steps must be a whole number"),
+        ({"target_group_sparsity": lambda step: 0.5}, "target_group_sparsity"),
+        ({"upper_group_sparsity": jnp.asarray(0.5)}, "upper_group_sparsity"),
         ({"upper_group_sparsity": 0.5}, "upper_group_sparsity"),
         ({"epsilon": oto_jax.AdaptiveEpsilon()}, "epsilon"),
     ],
@@ -323,6 +381,8 @@ def test_bad_target_arguments_are_named(settings, match):
         {}, {"group_sparsity": 0.5, "kept": 0.5}, {"group_sparsity": 0.5, "costs": {}},
         {"kept": 1.5}, {"kept": 0.5, "fade": -1}, {"kept": 0.5, "memory": 1.0},
         {"kept": 0.5, "keep_at_least": 1.0}, {"kept": 0.5, "rounds": 0},
+        {"kept": 0.5, "rounds": 2.5}, {"kept": 0.5, "saliency": "taylor"},
+        {"kept": 0.5, "saliency": []}, {"kept": 0.5, "saliency": [(jnp.abs, np.nan)]},
     ],
 )  # fmt: skip
 def test_bad_targets_are_refused(settings):
@@ -330,7 +390,9 @@ def test_bad_targets_are_refused(settings):
         oto_jax.Target(**settings)
 
 
-@pytest.mark.parametrize("costs", [{"nothing": 1.0}, {"stem/kernel": -1.0}, {"stem/kernel": 0.0}])
+@pytest.mark.parametrize(
+    "costs", [{"nothing": 1.0}, {"stem/kernel": -1.0}, {"stem/kernel": 0.0}, {"stem/kernel": "x"}]
+)
 def test_bad_costs_are_named(costs):
     _, zigs = conv_tree()
     with pytest.raises(oto_jax.HyperparameterError, match="cost"):

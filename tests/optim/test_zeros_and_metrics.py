@@ -1,5 +1,7 @@
 """`check_zeros` catches what loses zeros; `group_sparsity` counts them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 import oto_jax
 from oto_jax.optim.zeros import revived_groups
-from tests.optim.trees import TREES, conv_tree, random_like
+from tests.optim.trees import TREES, conv_tree, dense_tree, random_like
 
 
 def train(tx, params, steps=5):
@@ -54,6 +56,17 @@ def test_a_state_without_projection_is_refused():
     params, zigs = conv_tree()
     with pytest.raises(oto_jax.OTOError, match="no half-space projection"):
         oto_jax.check_zeros(params, zigs, optax.adam(0.1).init(params))
+
+
+def test_a_state_of_other_spaces_is_refused_and_one_of_more_is_read():
+    params, zigs = dense_tree()
+    tx = oto_jax.hspg(0.1, zigs)
+    _, state = tx.update(params, tx.init(params), params)
+    first = dataclasses.replace(zigs, spaces=zigs.spaces[:1])
+    oto_jax.check_zeros(params, first, state)
+    renamed = [dataclasses.replace(space, name=f"other/{space.name}") for space in zigs.spaces]
+    with pytest.raises(oto_jax.ZIGMismatchError, match="about the spaces"):
+        oto_jax.check_zeros(params, dataclasses.replace(zigs, spaces=tuple(renamed)), state)
 
 
 def test_group_sparsity_counts_zero_groups():

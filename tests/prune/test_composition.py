@@ -1,5 +1,7 @@
 """Two cuts, one after the other, are one cut."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import jax
 import numpy as np
@@ -76,6 +78,9 @@ def test_plans_that_do_not_follow_each_other_are_named():
     plan = plan_of_units(params, zigs, {"a": [0, 2]})
     with pytest.raises(oto_jax.ZIGMismatchError, match="left with 2 units"):
         oto_jax.compose_plans(plan, plan)
+    renamed = tuple(dataclasses.replace(space, name="heads") for space in plan.spaces)
+    with pytest.raises(oto_jax.ZIGMismatchError, match="space 'heads'.*shrink_zigs"):
+        oto_jax.compose_plans(plan, dataclasses.replace(plan, spaces=renamed))
     other = oto_jax.Plan((), plan.arrays, ())
     with pytest.raises(oto_jax.ZIGMismatchError, match="'a' was left at"):
         oto_jax.compose_plans(plan, other)

@@ -268,6 +268,18 @@ def test_nnx_optimizer():
     assert slim.model.first.kernel.get_value().shape == (4, 3)
 
 
+def test_vectors_over_groups_are_not_left_as_they_are():
+    model, x = Net(nnx.Rngs(0)), jnp.ones((3, 4))
+    zigs = oto_jax.find_zigs(model, x)
+    optimizer = nnx.Optimizer(model, oto_jax.hspg(0.1, zigs), wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    nnx.update(model, zero_groups(params, zigs, random_groups(zigs)))
+    plan = oto_jax.prune(model, zigs).plan
+    oto_jax.shrink(optimizer, plan)
+    with pytest.raises(oto_jax.ZIGMismatchError, match="vector over groups"):
+        oto_jax.shrink(nnx.state(optimizer), plan)
+
+
 def adam_run(model, variables, zigs, dead, steps, shrink_at=None):
     """Adam on the masked model; cut out at ``shrink_at`` where that is given."""
     tx = optax.adam(1e-2)

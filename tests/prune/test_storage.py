@@ -143,6 +143,43 @@ def test_an_existing_checkpoint_is_kept_unless_told_otherwise(slim, tmp_path):
     assert os.listdir(tmp_path) == ["slim"]
 
 
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_what_is_no_checkpoint_is_never_replaced(slim, tmp_path, what):
+    place = tmp_path / "thesis"
+    file = place / "thesis.txt" if what == "directory" else place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("years of work")
+    with pytest.raises(oto_jax.CheckpointError, match="is no checkpoint"):
+        oto_jax.save(place, slim, overwrite=True)
+    assert file.read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["thesis"]
+
+
+def test_an_empty_directory_may_be_filled(slim, tmp_path):
+    oto_jax.save(tmp_path, slim, overwrite=True)
+    assert_same(slim, oto_jax.load(tmp_path, ResidualNet()))
+
+
+@pytest.mark.parametrize("name", ["lr=[0.1,0.2]", "run[1]/slim", "*?", "a b ü"])
+def test_a_place_may_have_any_name(slim, tmp_path, name):
+    oto_jax.save(tmp_path / name, slim)
+    oto_jax.save(tmp_path / name, slim, overwrite=True)
+    assert_same(slim, oto_jax.load(tmp_path / name, ResidualNet()))
+    assert len(list((tmp_path / name).parent.iterdir())) == 1
+
+
+def test_a_checkpoint_has_the_rights_of_other_directories(slim, tmp_path):
+    (tmp_path / "usual").mkdir()
+    oto_jax.save(tmp_path / "slim", slim)
+    assert (tmp_path / "slim").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_place_below_a_file_is_named(slim, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(oto_jax.CheckpointError, match="could not be written"):
+        oto_jax.save(tmp_path / "file" / "slim", slim)
+
+
 @pytest.mark.parametrize("step", ["_write_arrays", "_write_content", "_check_written", "_replace"])
 def test_a_failing_write_leaves_the_old_checkpoint(slim, tmp_path, monkeypatch, step):
     oto_jax.save(tmp_path / "slim", slim)
