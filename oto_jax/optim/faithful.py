@@ -75,6 +75,11 @@ class FaithfulRule:
 
     shrinks: ClassVar[bool] = False  # Whether trials are kept in part, not only whole or not.
 
+    @property
+    def counts(self) -> bool:
+        """Whether more zero groups than a number are too many."""
+        return any(self._capped(space.name) for space in self.zigs.spaces)
+
     def check_start(self) -> None:
         """There is nothing that a first step could not begin with."""
 

@@ -89,6 +89,7 @@ class TargetRule:
     scopes: tuple[Scope, ...] = dataclasses.field(init=False)
 
     shrinks: ClassVar[bool] = True
+    counts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scopes", scopes(self.target, self.zigs))
