@@ -3,10 +3,12 @@
 ``python benchmarks/architectures.py`` builds every architecture of `benchmarks.catalogue` with
 random non-zero weights in float64, makes half of each space's groups zero, cuts them out with
 `oto_jax.narrow` and, where the model is a Flax module, with `oto_jax.prune`, and compares with the
-masked model. It fails if a difference passes 1e-10 or an error is not one of the library's own.
+masked model. It fails if a difference passes 1e-10 or an error is not one of the library's own. A
+row is marked unproven where the zeros did not move the outputs: agreement then says nothing.
 
-The packages are those of ``benchmarks/catalogue/requirements.txt``; an architecture whose package
-is not installed is left out, saying so, and the row of the last run with it stays. The rows go to
+The packages are those of ``benchmarks/catalogue/requirements.txt``, which go into an environment of
+their own beside the library; an architecture whose package is not installed is left out, saying so,
+and the row of the last run with it stays. The rows go to
 ``results/architectures.json`` and, as a table, to ``docs/models.md``. Expected: a quarter of an
 hour on two cores.
 """
@@ -70,11 +72,17 @@ def try_one(architecture: Architecture, version: str, seed: int, limit: float) -
         row: Row = measure(architecture, version, seed, limit)
     except oto_jax.OTOError as error:
         return {"name": architecture.name, "package": version, "error": _named(error)}
-    return {**dataclasses.asdict(row), "seconds": round(time.perf_counter() - start, 1)}
+    taken = round(time.perf_counter() - start, 1)
+    return {**dataclasses.asdict(row), "unproven": unproven(row.effect), "seconds": taken}
 
 
 def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def unproven(effect: float) -> bool:
+    """Whether zeroing groups moved the outputs so little that agreement afterwards says nothing."""
+    return effect <= BOUND
 
 
 def wrong(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -90,9 +98,11 @@ def line(row: Mapping[str, Any]) -> str:
     """One row for the terminal."""
     if "error" in row:
         return f"{row['name']:32} {row['error']}"
+    effect = f"{row['effect']:.0e}{', unproven' if unproven(row['effect']) else ''}"
     return (
         f"{row['name']:32} {row['groups']:6} groups  {row['groupable']:4.0%} groupable"
-        f"  {row['discovery_s']:5.2f} s  narrow {_number(row['narrowed']):7}"
+        f"  {row['discovery_s']:5.2f} s  zeros moved outputs by {effect}"
+        f"  narrow {_number(row['narrowed']):7}"
         f"  {row['rebuilt'][:60]} {_number(row['difference'])}  [{row['seconds']:.0f} s]"
     )
 
@@ -120,11 +130,14 @@ def page(results: Mapping[str, Any]) -> str:
     refused += [(row["name"], row["error"]) for row in rows if "error" in row]
     errors = [f"- {name}: {text.splitlines()[0]}" for name, text in refused]
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    runs = collections.Counter(row["commit"] for row in rows)
+    commits = ", ".join(f"{commit} ({count} rows)" for commit, count in runs.most_common())
+    coarser = sum(row["precision"] != "float64" for row in done)
     return PAGE_TEXT.format(
         count=len(rows), foreign=foreign, worst=f"{worst:.1e}", bound=f"{BOUND:.0e}",
         median=f"{ratios[len(ratios) // 2]:.2f}", table="\n".join(table), counted=counted,
         errors="\n".join(errors) or "None.", command=results["command"], seed=results["seed"],
-        commit=results["commit"], date=results["date"], versions=versions,
+        commits=commits, coarser=coarser, date=results["date"], versions=versions,
         hardware=results["hardware"]["processor"], cores=results["hardware"]["cores"],
     )  # fmt: skip
 
@@ -132,8 +145,11 @@ def page(results: Mapping[str, Any]) -> str:
 def _table_row(row: Mapping[str, Any]) -> str:
     if "error" in row:
         return f"| {row['name']} | {row['package']} | | | | | | {row['error'].split(':')[0]} | | |"
+    name = row["name"]
+    if row["groups"] and unproven(row["effect"]):
+        name = f"{name} (unproven: the zeros moved no output)"
     cells = (
-        row["name"], row["package"], f"{row['parameters']:,}", f"{row['groups']:,}",
+        name, row["package"], f"{row['parameters']:,}", f"{row['groups']:,}",
         f"{row['groupable']:.0%}", f"{row['removed']:.0%}", f"{row['discovery_s']:.2f}",
         _number(row["narrowed"]), row["rebuilt"].split(":")[0], _number(row["difference"]),
     )  # fmt: skip
@@ -144,7 +160,8 @@ PAGE_TEXT = """\
 # Models it was tried on
 
 {count} architectures, {foreign} of them written by others. Each has random non-zero weights in
-float64; half of the units of each space are made zero; `oto_jax.narrow` and, for Flax modules,
+float64 ({coarser} of them compute something in float32 all the same, as their code says); half of
+the units of each space are made zero; `oto_jax.narrow` and, for Flax modules,
 `oto_jax.prune` cut them out; the outputs are compared with those of the masked model. The worst
 difference of all is {worst} of the largest output (allowed: {bound}). Adding exact zeros changes no
 sum, so wherever the order of summation stays the same the difference is 0. `find_zigs` takes
@@ -172,9 +189,11 @@ each block of ConvNeXt V2 normalises by the mean over all its channels.
 
 ## How it was measured
 
-`{command}`, seed {seed}, commit {commit}, {date}; {versions}; {hardware}, {cores} cores. The models
-are small versions of what their names say. Written by `benchmarks/architectures.py` from
-`results/architectures.json`; do not edit by hand.
+The rows are of several runs of `python benchmarks/architectures.py`, at the commits {commits}. The
+last run was `{command}`, seed {seed}, {date}; {versions}; {hardware}, {cores} cores. Models with
+over a million parameters have the widths of the published ones, ResNet-20 too; the others are small
+versions of what their names say. Written by `benchmarks/architectures.py` from
+`results/architectures.json`, which has the commit and precision of each row; do not edit by hand.
 """
 
 

@@ -6,8 +6,9 @@ and BERT-base (64 tokens), all with random float32 weights; prunes; and times th
 networks, at batch 1 and 64, in turn:
 
 * dense, and pruned to 3/4, 1/2 and 1/4 of the units: time ratio, MAC ratio, and their quotient;
-* a network *defined* at half the widths from the start, the best that any pruning can reach:
-  whether XLA is given the same program as for the pruned one, and its time;
+* a network *defined* at half the widths from the start, by the model's own constructor, the best
+  that any pruning can reach: whether XLA makes the same program of it as of the pruned one, and
+  how long the pruned one takes beside it;
 * odd widths (about 0.55 of the units, never an even number), and the same with ``round_to`` 8
   and 16: fewer units cut, but widths that vector units like (not for BERT-base, whose spaces of
   12 heads leave no room);
@@ -18,8 +19,13 @@ networks, at batch 1 and 64, in turn:
   quotient is their own;
 * the temporary memory that XLA takes.
 
-It writes ``results/latency.json``, and fails where a quotient of VGG16-BN at batch 64 is over 1.25.
-Expected: eight minutes on two quiet cores; for a try, ``--models VGG16-BN --batches 1 --rounds 3``.
+The bound is on the pruned networks of VGG16-BN at a batch of 64: the quotient beside the network
+with 8 units fewer is at most 1.25. One that is larger is named as over, here and in the result
+file. It is a failure only if the network pruned to half also takes over 1.1 times as long as the
+one defined at those widths: what both need is the machine's doing, not the pruning's.
+
+It writes ``results/latency.json``. Expected: eight minutes on two quiet cores; for a try,
+``--models VGG16-BN --batches 1 --rounds 3 --results /tmp/tried.json``.
 """
 
 from __future__ import annotations
@@ -33,63 +39,27 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oto_jax
+from benchmarks.bounds import Bound, leave_if_over, record, show
 from benchmarks.race import compared, race
+from benchmarks.subjects import SUBJECTS, Kept, Subject
 from benchmarks.vgg_layers import layers_alone
 from benchmarks.zeroing import with_zeros
 from experiments.results import ROOT, write_results
-from oto_jax.models.bert import BertForQuestionAnswering
-from oto_jax.models.bert_config import BertConfig
-from oto_jax.models.resnet import ResNet50
-from oto_jax.models.vgg import VGG16_BN
 
-BOUND = 1.25  # time ratio over MAC ratio, of VGG16-BN at a batch of 64
+# Of VGG16-BN at a batch of 64: time ratio over MAC ratio, and pruned beside defined at its widths.
+QUOTIENT, DEFINED = 1.25, 1.1
 ODD = 0.55
 FEWER, OF_AT_LEAST = 8, 64
 FAIR = f"{FEWER} units fewer"
+# Where a program lists the lines that it was written on, those of the caller among them.
+SOURCE_TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 Variables = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A network to prune.
-
-    Attributes:
-      model: the module.
-      shape: of one input.
-      dtype: of its inputs.
-      described: the input, in words.
-      rounds_widths: whether odd and rounded widths are measured.
-    """
-
-    model: nn.Module
-    shape: tuple[int, ...]
-    dtype: Any
-    described: str
-    rounds_widths: bool = True
-
-    def inputs(self, batch: int) -> jax.Array:
-        """Normal numbers, or small token numbers, that stay the same from call to call."""
-        rng = np.random.default_rng(0)
-        shape = (batch, *self.shape)
-        if jnp.issubdtype(self.dtype, np.integer):
-            return jnp.asarray(rng.integers(1, 1000, shape), self.dtype)
-        return jnp.asarray(rng.normal(size=shape), self.dtype)
-
-
-SUBJECTS = {
-    "VGG16-BN": Subject(VGG16_BN(), (32, 32, 3), np.float32, "32 x 32 pixels"),
-    "ResNet-50": Subject(ResNet50(), (112, 112, 3), np.float32, "112 x 112 pixels"),
-    "BERT-base": Subject(
-        BertForQuestionAnswering(BertConfig()), (64,), np.int32, "64 tokens", rounds_widths=False
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +69,11 @@ class Config:
     Attributes:
       models: which of VGG16-BN, ResNet-50 and BERT-base.
       batches: batch sizes.
-      kept: shares of the units that stay.
+      kept: shares of the units that stay; a network is defined at the middle one.
       round_to: what odd widths are rounded up to.
       rounds: at most, of one model and batch size.
       seconds: after which no new round begins, though never before three.
-      seed: of the weights and of the units to zero.
+      seed: of the weights, of the units to zero and of the order in each round.
       results: the result file.
     """
 
@@ -125,7 +95,7 @@ class Network:
     variables: Variables
 
 
-def share_of(share: float) -> Callable[[int], int]:
+def share_of(share: float) -> Kept:
     """So much of a space's units."""
     return lambda size: max(1, round(share * size))
 
@@ -140,7 +110,7 @@ def a_few_less(size: int) -> int:
     return size - FEWER if size >= OF_AT_LEAST else size
 
 
-def all_but(zigs: oto_jax.ZIGs, kept: Callable[[int], int], seed: int) -> np.ndarray:
+def all_but(zigs: oto_jax.ZIGs, kept: Kept, seed: int) -> np.ndarray:
     """The numbers of groups, drawn at random, but for so many of each space."""
     rng = np.random.default_rng(seed)
     return np.concatenate(
@@ -150,16 +120,16 @@ def all_but(zigs: oto_jax.ZIGs, kept: Callable[[int], int], seed: int) -> np.nda
 
 def networks(subject: Subject, config: Config) -> dict[str, Network]:
     """All that are compared, by name; of the pruned ones, the largest difference is checked."""
-    example = subject.inputs(1)
-    variables = jax.jit(subject.model.init)(jax.random.key(config.seed), example)
+    model, example = subject.model, subject.inputs(1)
+    variables = jax.jit(model.init)(jax.random.key(config.seed), example)
     variables = {name: variables[name] for name in variables}
-    zigs = oto_jax.find_zigs(subject.model, variables, example)
-    found = {"dense": Network(subject.model, variables)}
+    zigs = oto_jax.find_zigs(model, variables, example)
+    found = {"dense": Network(model, variables)}
 
-    def pruned(kept: Callable[[int], int], round_to: int = 1) -> Network:
+    def pruned(kept: Kept, round_to: int = 1) -> Network:
         sparse = with_zeros(variables, zigs, all_but(zigs, kept, config.seed))
-        slim = oto_jax.prune(subject.model, sparse, zigs, round_to=round_to)
-        certificate = oto_jax.certify((subject.model, sparse), slim, example)
+        slim = oto_jax.prune(model, sparse, zigs, round_to=round_to)
+        certificate = oto_jax.certify((model, sparse), slim, example)
         if certificate.relative > 1e-4:
             sys.exit(f"the pruned network differs by {certificate.relative:.1e}")
         return Network(slim.model, slim.variables)
@@ -167,9 +137,9 @@ def networks(subject: Subject, config: Config) -> dict[str, Network]:
     found[FAIR] = pruned(a_few_less)
     for share in config.kept:
         found[f"pruned to {share:g}"] = pruned(share_of(share))
-    half = found[_half(config)]
-    fresh = jax.jit(half.model.init)(jax.random.key(config.seed + 1), example)
-    found["defined"] = Network(half.model, fresh)
+    defined = subject.define(share_of(middle(config)))
+    fresh = jax.jit(defined.init)(jax.random.key(config.seed + 1), example)
+    found["defined"] = Network(defined, fresh)
     if subject.rounds_widths:
         found["odd"] = pruned(odd)
         for multiple in config.round_to:
@@ -182,9 +152,11 @@ def compiled(network: Network, inputs: jax.Array) -> Any:
     return jax.jit(network.model.apply).lower(network.variables, inputs).compile()
 
 
-def program(lowered: Any) -> str:
+def program(executable: Any) -> str:
     """An optimized program without the names and source lines of what it was made from."""
-    return re.sub(r"metadata=\{[^}]*\}|HloModule [^,]*,", "", lowered.as_text())
+    blocks = executable.as_text().split("\n\n")
+    code = "\n\n".join(block for block in blocks if not block.startswith(SOURCE_TABLES))
+    return re.sub(r"metadata=\{[^}]*\}|HloModule [^,]*,", "", code)
 
 
 def measure(subject: Subject, batch: int, found: Mapping[str, Network], config: Config) -> Any:
@@ -196,18 +168,28 @@ def measure(subject: Subject, batch: int, found: Mapping[str, Network], config: 
     def call(name: str) -> Callable[[], Any]:
         return lambda: programs[name](held[name], inputs)
 
-    times = race({name: call(name) for name in found}, rounds=config.rounds, seconds=config.seconds)
+    times = in_turn({name: call(name) for name in found}, config)
     rows = {name: compared(times[name], times["dense"]) for name in found}
     for name, row in rows.items():
         memory = programs[name].memory_analysis()
         row["temporary_mb"] = memory.temp_size_in_bytes / 1e6
         row["arguments_mb"] = memory.argument_size_in_bytes / 1e6
-    same = program(programs["defined"]) == program(programs[_half(config)])
-    return {"rows": rows, "same_program_as_defined": same}
+    slim = f"pruned to {middle(config):g}"
+    return {
+        "rows": rows,
+        "same_program_as_defined": program(programs["defined"]) == program(programs[slim]),
+        "slim_over_defined": compared(times[slim], times["defined"]),
+    }
 
 
-def _half(config: Config) -> str:
-    return f"pruned to {config.kept[len(config.kept) // 2]:g}"
+def in_turn(calls: Mapping[str, Callable[[], Any]], config: Config) -> dict[str, list[float]]:
+    """Seconds of each call, round by round."""
+    return race(calls, rounds=config.rounds, seconds=config.seconds, seed=config.seed)
+
+
+def middle(config: Config) -> float:
+    """The share at which a network is defined too."""
+    return config.kept[len(config.kept) // 2]
 
 
 def convolutions(found: Mapping[str, Network], batch: int, config: Config) -> dict[str, Any]:
@@ -215,7 +197,7 @@ def convolutions(found: Mapping[str, Network], batch: int, config: Config) -> di
     calls = {
         name: layers_alone(network.variables["params"], batch) for name, network in found.items()
     }
-    times = race(calls, rounds=config.rounds, seconds=config.seconds)
+    times = in_turn(calls, config)
     return {name: compared(times[name], times["dense"]) for name in found}
 
 
@@ -256,44 +238,65 @@ def add_quotients(rows: dict[str, Any], sizes: Mapping[str, Any]) -> None:
 
 def print_table(title: str, sizes: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     """Rows as text."""
-    heads = f"{'MACs':>7}{'params':>8}{'ms':>9}{'time':>7}{'quartiles':>15}{'time/MACs':>11}"
-    print(f"\n{title:36}{heads}{'fair':>7}{'temp. MB':>10}")
+    heads = f"{'MACs':>7}{'params':>8}{'ms':>9}{'time':>7}{'quartiles':>15}{'rounds':>7}"
+    print(f"\n{title:36}{heads}{'time/MACs':>11}{'fair':>7}{'temp. MB':>10}")
     for name, row in measured["rows"].items():
         low, high = row["ratio_quartiles"]
         size = sizes[name]
         print(
             f"{name:36}{size['macs_ratio']:7.1%}{size['parameters_ratio']:8.1%}"
-            f"{row['median_ms']:9.2f}{row['ratio']:7.3f}{low:8.3f} -{high:6.3f}"
+            f"{row['median_ms']:9.2f}{row['ratio']:7.3f}{low:8.3f} -{high:6.3f}{row['rounds']:7}"
             f"{row['time_over_macs']:11.2f}{row['fair_time_over_macs']:7.2f}"
             f"{row['temporary_mb']:10.1f}"
         )
     for name, row in measured.get("layers_alone", {}).items():
-        quotients = f"{row['time_over_macs']:11.2f}{row['fair_time_over_macs']:7.2f}"
+        low, high = row["ratio_quartiles"]
         print(
-            f"  layers alone: {name:35}{row['median_ms']:9.2f}{row['ratio']:7.3f}{'':15}{quotients}"
+            f"{f'  layers alone: {name}':51}{row['median_ms']:9.2f}{row['ratio']:7.3f}"
+            f"{low:8.3f} -{high:6.3f}{row['rounds']:7}"
+            f"{row['time_over_macs']:11.2f}{row['fair_time_over_macs']:7.2f}"
         )
     same = measured["same_program_as_defined"]
     print(f"pruned and defined at the same widths are one program: {same}")
+    print(f"pruned beside defined: {spread(measured['slim_over_defined'])}")
 
 
-def quotients(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What the bound is on: the pruned networks' rows of VGG16-BN at a batch of 64, if measured."""
-    found = figures.get("VGG16-BN", {"batches": {}})["batches"].get("64", {"rows": {}})
-    return {name: row for name, row in found["rows"].items() if name.startswith("pruned")}
+def spread(row: Mapping[str, Any]) -> str:
+    """A ratio with its quartiles."""
+    low, high = row["ratio_quartiles"]
+    return f"{row['ratio']:.3f} (quartiles {low:.3f} - {high:.3f}, {row['rounds']} rounds)"
+
+
+def quotients(batch: Mapping[str, Any]) -> list[Bound]:
+    """The bounds on the pruned networks of one batch size."""
+    return [
+        Bound(f"{name}: time over MACs, fair", row["fair_time_over_macs"], QUOTIENT)
+        for name, row in batch["rows"].items()
+        if name.startswith("pruned")
+    ]
+
+
+def beside_defined(batch: Mapping[str, Any]) -> Bound:
+    """The bound on the one that a network is defined like."""
+    return Bound("time pruned over time defined", batch["slim_over_defined"]["ratio"], DEFINED)
 
 
 def main(config: Config) -> None:
-    """Measures, prints, writes, judges."""
+    """Measures, prints, writes, judges VGG16-BN at a batch of 64 where it was measured."""
     figures = {name: subject_figures(name, config) for name in config.models}
-    rows = quotients(figures)
-    print(f"\ntime ratio over MAC ratio of VGG16-BN at a batch of 64 (at most {BOUND}):")
-    for name, row in rows.items():
-        fair = f"beside {FAIR}: {row['fair_time_over_macs']:.2f}"
-        print(f"  {name} {row['time_over_macs']:.2f} ({fair})")
+    batch = figures.get("VGG16-BN", {"batches": {}})["batches"].get("64")
+    to_macs, to_defined = (quotients(batch), [beside_defined(batch)]) if batch else ([], [])
+    bounds = [*to_macs, *to_defined]
     settings = {key: v for key, v in dataclasses.asdict(config).items() if key != "results"}
-    write_results(config.results, {"models": figures, "config": settings}, seed=config.seed)
-    if over := [name for name, row in rows.items() if row["time_over_macs"] > BOUND]:
-        sys.exit(f"over the bound: {', '.join(over)}")
+    content = {"models": figures, **record(bounds), "config": settings}
+    write_results(config.results, content, seed=config.seed)
+    print("\nVGG16-BN at a batch of 64:" if batch else "\nnothing to judge")
+    show(bounds)
+    if any(bound.is_over for bound in to_macs):
+        if any(bound.is_over for bound in to_defined):
+            leave_if_over(bounds)
+        named = f"a network defined at the widths of pruned to {middle(config):g}"
+        print(f"{named} takes as long, so this is no failure")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +19,19 @@ def race(
     rounds: int,
     per_round: int = 1,
     seconds: float = float("inf"),
+    seed: int = 0,
 ) -> dict[str, list[float]]:
     """Seconds of each call; a first round, untimed, warms up.
+
+    The order is drawn anew for each round, so that what goes before, or a machine that grows warm
+    within a round, favours none.
 
     Args:
       calls: functions of nothing by name; what they return is waited for.
       rounds: how many, at most.
       per_round: how often each is called before it is the next one's turn.
       seconds: after which no new round begins, though never before three.
+      seed: of the orders.
 
     Example:
       >>> found = race({"nothing": lambda: None, "sum": lambda: sum(range(9))}, rounds=4)
@@ -35,12 +41,14 @@ def race(
     for call in calls.values():
         _timed(call, per_round)
     found: dict[str, list[float]] = {name: [] for name in calls}
+    order, rng = list(calls), random.Random(seed)
     begun = time.perf_counter()
     for number in range(rounds):
         if number >= LEAST_ROUNDS and time.perf_counter() - begun > seconds:
             break
-        for name, call in calls.items():
-            found[name] += _timed(call, per_round)
+        rng.shuffle(order)
+        for name in order:
+            found[name] += _timed(calls[name], per_round)
     return found
 
 

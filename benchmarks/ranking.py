@@ -56,6 +56,7 @@ class Config:
       train_images: images of an epoch.
       test_images: evaluate on the first so many; None: all 10,000.
       target_macs: what is left of the multiply-accumulates.
+      seed: of the order of the images and of what is drawn to augment them.
       only: orders to run instead of all; then no result file is written.
       workdir: where the runs are kept.
       results: the result file.

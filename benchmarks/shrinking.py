@@ -13,12 +13,18 @@ the machine change less, stands beside it. The bound: shrinking takes at most 0.
 of HSPG without. A cut costs some ten seconds, most of them compilation, so that the longer the
 training, the smaller the ratio.
 
+Each runs once, in this order, so the ratios have no spread, and a machine that slows down meanwhile
+counts against shrinking. The training is a best case: the target is reached within the second
+epoch, the cut follows at its end, and the 20 epochs after it run at a quarter of the
+multiply-accumulates. A target that is reached later leaves less to save; the result file says how
+many epochs ran before each cut (``epochs_before_cuts``).
+
 Both end in the same network up to rounding, which training makes grow: in float32, hundreds of
 steps later, some test images of little certainty fall into another class. How many is shown; and a
 shorter training, with and without cuts in float64, has to put every test image into the same class.
 
 It writes ``results/shrinking.json``. Expected: eleven minutes on two quiet cores; for a try,
-``--epochs 5 --train-images 256``, which is too short to gain.
+``--epochs 5 --train-images 256 --results /tmp/tried.json``, which is too short to gain.
 """
 
 from __future__ import annotations
@@ -36,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -43,6 +50,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import oto_jax
+from benchmarks.bounds import Bound, leave_if_over, record, show
 from experiments.cifar10_task import Cifar10Options
 from experiments.data import cifar10
 from experiments.data.augmentation import normalise
@@ -69,13 +77,16 @@ class Config:
     Attributes:
       depth: of the CIFAR ResNet.
       epochs: of every run.
+      batch_size: images of a step.
       train_images: images of an epoch.
       test_images: on which the predictions are compared.
+      learning_rate: of the first steps; with HSPG a tenth of it once the target's window has ended.
       target_macs: what is left of the multiply-accumulates.
       target_epochs: the length of the window, which begins with the second epoch.
       shrink_every: epochs between cuts.
       exact_epochs: of the training in float64.
       exact_images: images of its epoch.
+      seed: of the order of the images and of what is drawn to augment them.
       results: the result file.
     """
 
@@ -157,9 +168,9 @@ def compiling() -> Iterator[list[float]]:
     """Collects the seconds of each compilation."""
     seconds: list[float] = []
 
-    def listen(event: str, duration: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILE_EVENT:
-            seconds.append(duration)
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -191,10 +202,16 @@ def run(config: Config, shrink_every: int, sgd: bool = False, dtype: str = "floa
         "processor_seconds": processor,
         "compile_seconds": sum(compilations),
         "cuts": len(trained.network.cuts),
+        "epochs_before_cuts": epochs_before_cuts(trained, task),
         "last_step_ms": step_ms,
         "parameters": oto_jax.count_parameters(trained.state.params),
     }
     return Run(trained, figures)
+
+
+def epochs_before_cuts(trained: Trained, task: Task) -> list[int]:
+    """After how many epochs each cut was made; its name ends in the step."""
+    return [int(name.split("-")[-1]) // task.steps_per_epoch for name in trained.network.cuts]
 
 
 def last_steps_ms(folder: Path) -> float:
@@ -240,14 +257,14 @@ def exact_agreement(config: Config, test: cifar10.LabelledImages) -> dict[str, f
         )
         if not shrunk.network.cuts:
             sys.exit("nothing was cut in float64: give it more --exact-epochs")
-        images = normalise(test.images)
+        images = normalise(jnp.asarray(test.images))
         return agreement(outputs(without, images), outputs(shrunk, images), test.labels)
 
 
 def measure(config: Config) -> dict[str, Any]:
     """All figures."""
     test = cifar10.load("test").first(config.test_images)
-    images = normalise(test.images)
+    images = normalise(jnp.asarray(test.images))
     runs = {
         "dense": run(config, 0, sgd=True),
         "hspg": run(config, 0),
@@ -283,9 +300,13 @@ def report(figures: dict[str, Any]) -> None:
             f"{row['last_step_ms']:9.0f} ms{kept}"
         )
     for key, of in (("ratio", "without"), ("ratio_to_dense", "of dense training")):
-        bound = f", at most {BOUND}" if key == "ratio" else ""
-        processor = f"processor time {figures[f'processor_{key}']:.2f}"
-        print(f"shrinking, of the time {of}: {figures[key]:.2f} ({processor}{bound})")
+        processor = figures[f"processor_{key}"]
+        print(
+            f"shrinking, of the time {of}: {figures[key]:.2f} of wall time,"
+            f" {processor:.2f} of processor time"
+        )
+    epochs = figures["runs"]["hspg, shrinking"]["epochs_before_cuts"]
+    print(f"epochs before each cut: {', '.join(map(str, epochs)) or 'nothing was cut'}")
     for key, where in (("agreement", "float32"), ("agreement_in_float64", "float64, shorter")):
         found = figures[key]
         print(
@@ -293,6 +314,15 @@ def report(figures: dict[str, Any]) -> None:
             f" apart by {found['worst_relative_difference']:.1e} of the largest; top-1"
             f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %"
         )
+
+
+def bounds(figures: Mapping[str, Any]) -> list[Bound]:
+    """What is judged."""
+    other_class = 1 - figures["agreement_in_float64"]["same_class"]
+    return [
+        Bound("wall time with cuts, of that without", figures["ratio"], BOUND),
+        Bound("test images that cuts put into another class, in float64", other_class, 0.0),
+    ]
 
 
 def main(config: Config) -> None:
@@ -305,11 +335,11 @@ def main(config: Config) -> None:
     figures = measure(config)
     report(figures)
     settings = {key: v for key, v in dataclasses.asdict(config).items() if key != "results"}
-    write_results(config.results, {**figures, "config": settings}, seed=config.seed)
-    if figures["ratio"] > BOUND:
-        sys.exit(f"over its bound: {figures['ratio']:.2f} of the time without")
-    if figures["agreement_in_float64"]["same_class"] < 1:
-        sys.exit("cutting changed predictions in float64")
+    judged = bounds(figures)
+    content = {**figures, **record(judged), "config": settings}
+    write_results(config.results, content, seed=config.seed)
+    show(judged)
+    leave_if_over(judged)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,13 @@ class Config:
       kept: shares of the multiply-accumulates; at all but the first only the main ways run.
       seeds: how many.
       epochs: of every run.
+      batch_size: images of a step.
+      learning_rate: at the first step; it falls to 0 along a cosine.
+      momentum: of SGD, with HSPG and without.
+      test_images: images held out, on which all is measured.
       only: names of ways to run, instead of all; then no result file is written.
       rows: where finished runs are kept.
+      results: the result file.
     """
 
     kept: tuple[float, ...] = (0.03, 0.1)
@@ -281,7 +286,10 @@ def finished(path: Path, settings: dict[str, Any]) -> dict[tuple[str, float], li
     """The runs that an earlier call with the same settings and code has left."""
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # A kill can cut the last line; its way is run again.
+            continue
         if entry["settings"] == json.loads(json.dumps(settings)) and entry["commit"] == commit():
             first = entry["rows"][0]
             found[first["way"], first["kept"]] = entry["rows"]
@@ -289,11 +297,14 @@ def finished(path: Path, settings: dict[str, Any]) -> dict[tuple[str, float], li
 
 
 def keep(path: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Adds the runs of one way, as one line."""
+    """Adds the runs of one way, as one line, below whatever an earlier kill has cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
+    before = "\n" if cut_off else ""
+    entry = json.dumps({"settings": settings, "commit": commit(), "rows": rows})
     with path.open("a") as lines:
-        lines.write(json.dumps({"settings": settings, "commit": commit(), "rows": rows}) + "\n")
+        lines.write(f"{before}{entry}\n")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))

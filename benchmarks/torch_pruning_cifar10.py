@@ -31,7 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.peers.environment import PeersMissingError, interpreter
 from experiments.data.folders import data_folder
-from experiments.results import ROOT, write_results
+from experiments.results import ROOT, commit, write_results
+from experiments.training.run_folder import open_run
+from experiments.training.script import run_script
 
 SCRIPT = Path(__file__).parent / "peers" / "group_pruner.py"
 
@@ -44,7 +46,10 @@ class Config:
       depth: number of layers.
       epochs: of sparse training and fine-tuning together.
       sparse_epochs: of these, before the cut; default: half.
+      batch_size: images of a step.
+      learning_rate: at the start of each half.
       learning_rate_drops: shares of each half after which the learning rate is multiplied by 0.1.
+      momentum: of SGD.
       weight_decay: while fine-tuning.
       regularisation: weight of the group-norm regulariser.
       distillation: weight of learning from the published network, beside the labels; 0 as its
@@ -55,6 +60,7 @@ class Config:
       target_macs: what is left of the multiply-accumulates.
       train_images: train on the first so many; None: all 50,000.
       test_images: evaluate on the first so many; None: all 10,000.
+      seed: of the order of the images and of their crops and flips.
       checkpoint: an .npz with the published weights; default: in the shared data.
       name: of the run; default: by the depth.
       workdir: where the state is kept; default: ``runs/NAME``.
@@ -106,17 +112,9 @@ def request(config: Config, folder: Path) -> dict[str, Any]:
     return {**settings, "checkpoint": str(checkpoint.absolute()), "folder": str(folder)}
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes the run's folder; one that holds another run is refused."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "config.json"
-    if file.exists() and json.loads(file.read_text()) != settings:
-        sys.exit(f"{folder} holds a run of other options; give it another --name or --workdir")
-    file.write_text(json.dumps(settings))
-
-
 def main(config: Config) -> None:
     """Runs the other side to its end and writes what it found."""
+    commit()  # Remembered from here on, whatever happens to the code while the run goes on.
     folder = (config.workdir or ROOT / "runs" / config.run_name).absolute()
     try:
         python = interpreter()
@@ -124,9 +122,9 @@ def main(config: Config) -> None:
         sys.exit(f"skipped: {error}")
     asked = request(config, folder)
     settings = {k: v for k, v in asked.items() if k not in ("checkpoint", "folder")}
-    claim(folder, json.loads(json.dumps(settings)))
     command = [str(python), str(SCRIPT), json.dumps(asked)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    with open_run(folder, settings):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit("the other side ended with an error, see above; the same command goes on")
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -143,4 +141,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,)))
+    run_script(lambda: main(tyro.cli(Config, config=(tyro.conf.OmitArgPrefixes,))))

@@ -8,10 +8,16 @@ import jax
 import numpy as np
 
 import oto_jax
+from oto_jax.zigs.partition import key_path
 
 
 def with_zeros(variables: Any, zigs: oto_jax.ZIGs, groups: np.ndarray) -> Any:
-    """The variables with the groups of these numbers at zero.
+    """The variables with the groups of these numbers at zero; the type of each array stays.
+
+    Args:
+      variables: what `oto_jax.find_zigs` was given, a tree of any kind.
+      zigs: its groups.
+      groups: numbers of groups.
 
     Example:
       >>> import jax.numpy as jnp, flax.linen as nn
@@ -23,7 +29,13 @@ def with_zeros(variables: Any, zigs: oto_jax.ZIGs, groups: np.ndarray) -> Any:
       2
     """
 
-    def zeroed(leaf: Any, numbers: Any) -> np.ndarray:
-        return np.where(np.isin(numbers, groups), np.float32(0), np.asarray(leaf))
+    def zeroed(path: Any, leaf: Any) -> Any:
+        pairs = zigs.members_by_path.get(key_path(path), ())
+        leaf = np.array(leaf) if pairs else leaf
+        for space, member in pairs:
+            units = member.unit_of_position(leaf.shape[member.axis])
+            dead = (units >= 0) & np.isin(units + space.start, groups)
+            np.moveaxis(leaf, member.axis, 0)[dead] = 0
+        return leaf
 
-    return {**variables, "params": jax.tree.map(zeroed, variables["params"], zigs.masks)}
+    return jax.tree_util.tree_map_with_path(zeroed, variables)

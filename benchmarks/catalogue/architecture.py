@@ -126,9 +126,9 @@ def random_inputs(tree: Any, seed: int) -> Any:
 def double_precision() -> Iterator[None]:
     """Let every model compute in float64, also one whose code says ``jnp.float32``."""
     single = jnp.float32
-    jnp.float32 = jnp.float64  # type: ignore[misc]
+    jnp.float32 = jnp.float64
     try:
         with jax.enable_x64(True):
             yield
     finally:
-        jnp.float32 = single  # type: ignore[misc]
+        jnp.float32 = single

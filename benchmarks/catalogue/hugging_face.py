@@ -120,7 +120,7 @@ _GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions
 _LLAMA = {**WIDTHS, "num_key_value_heads": 2}
 _CONV = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 2, 1, 1]}
 
-_ENCODERS = {
+_ENCODERS: dict[str, tuple[Any, ...]] = {
     "BERT, masked words": ("FlaxBertForMaskedLM", "BertConfig", WIDTHS),
     "RoBERTa": ("FlaxRobertaForMaskedLM", "RobertaConfig", WIDTHS),
     "RoBERTa, pre-norm": (
@@ -142,7 +142,7 @@ _ENCODER_DECODERS = {
         "FlaxBlenderbotSmallForConditionalGeneration", "BlenderbotSmallConfig",
     ),
 }  # fmt: skip
-_DECODERS = {
+_DECODERS: dict[str, tuple[Any, ...]] = {
     "GPT-2": ("FlaxGPT2LMHeadModel", "GPT2Config", _GPT2),
     "GPT-Neo": (
         "FlaxGPTNeoForCausalLM", "GPTNeoConfig",
@@ -161,7 +161,7 @@ _DECODERS = {
         {**ENCODER_DECODER, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48},
     ),
 }  # fmt: skip
-_PLAIN = {
+_PLAIN: dict[str, tuple[Any, ...]] = {
     "DistilBERT": (
         "FlaxDistilBertForMaskedLM", "DistilBertConfig",
         {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48,

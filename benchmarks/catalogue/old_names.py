@@ -15,8 +15,8 @@ def restore_old_names() -> None:
     """Let JAX answer to ``KeyArray``, ``clip(a_min, a_max)`` and ``reshape(newshape)`` again."""
     if not hasattr(jax.random, "KeyArray"):
         jax.random.KeyArray = jax.Array  # type: ignore[attr-defined]
-    jnp.clip = _renamed(jnp.clip, a_min="min", a_max="max")  # type: ignore[assignment]
-    jnp.reshape = _renamed(jnp.reshape, newshape="shape")  # type: ignore[assignment]
+    jnp.clip = _renamed(jnp.clip, a_min="min", a_max="max")
+    jnp.reshape = _renamed(jnp.reshape, newshape="shape")
 
 
 def _renamed(fn: Callable[..., Any], **names: str) -> Callable[..., Any]:

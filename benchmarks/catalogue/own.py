@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.catalogue.architecture import Architecture, Subject, images, linen, tokens
 from benchmarks.catalogue.decoder import Decoder
-from oto_jax.models.bert import BertConfig, BertForQuestionAnswering
+from oto_jax.models.bert import BertForQuestionAnswering
+from oto_jax.models.bert_config import BertConfig
 from oto_jax.models.resnet import ResNet18, ResNet20, ResNet50, ResNet50_CIFAR
 from oto_jax.models.vgg import VGG16, VGG16_BN
 

@@ -18,7 +18,8 @@ from jax.extend.core import Jaxpr
 
 import oto_jax
 from benchmarks.catalogue.architecture import Architecture, Subject, random_inputs, random_like
-from oto_jax.zigs.partition import key_path, leaves_by_path
+from benchmarks.zeroing import with_zeros
+from oto_jax.zigs.partition import leaves_by_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +93,11 @@ def seconds(fn: Callable[[], Any], repeats: int = 2) -> tuple[float, Any]:
     return best, result
 
 
-def zero_half(variables: Any, zigs: oto_jax.ZIGs, seed: int) -> Any:
-    """The variables with half of each space's groups exactly zero, at least one left."""
+def half_of_each(zigs: oto_jax.ZIGs, seed: int) -> np.ndarray:
+    """The numbers of half of each space's groups, drawn at random, at least one of each."""
     rng = np.random.default_rng(seed)
     dead = [s.start + rng.permutation(s.size)[: max(1, s.size // 2)] for s in zigs.spaces]
-    gone = np.concatenate([np.zeros(0, int), *dead])
-    members = zigs.members_by_path
-
-    def mask(path: Any, leaf: Any) -> Any:
-        pairs = members.get(key_path(path), ())
-        leaf = np.array(leaf) if pairs else leaf
-        for space, member in pairs:
-            units = member.unit_of_position(leaf.shape[member.axis])
-            hit = (units >= 0) & np.isin(units + space.start, gone)
-            np.moveaxis(leaf, member.axis, 0)[hit] = 0.0
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(mask, variables)
+    return np.concatenate([np.zeros(0, int), *dead])
 
 
 def measure(architecture: Architecture, version: str, seed: int, limit: float) -> Row:
@@ -129,7 +118,7 @@ def measure(architecture: Architecture, version: str, seed: int, limit: float) -
     trace_s, closed = seconds(lambda: _trace(full.fn, arguments, subject.kwargs))
     discovery_s, zigs = seconds(lambda: _discover(subject, architecture))
     variables = random_like(full.variables, seed)
-    masked = zero_half(variables, zigs, seed)
+    masked = with_zeros(variables, zigs, half_of_each(zigs, seed))
     args = random_inputs(subject.args, seed)
     run = compiled(full.fn, args, subject.kwargs)
     expected = run(masked)

@@ -36,7 +36,7 @@ class ZeroPadding(nn.Module):
         return F.conv2d(x, self.matrix, stride=2)
 
 
-class ZeroPaddingPruner(BasePruningFunc):  # type: ignore[misc]
+class ZeroPaddingPruner(BasePruningFunc):
     """Tells Torch-Pruning how to cut a `ZeroPadding`."""
 
     def prune_out_channels(self, layer: ZeroPadding, idxs: Sequence[int]) -> nn.Module:

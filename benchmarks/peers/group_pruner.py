@@ -10,10 +10,13 @@ is JSON too. The state after each epoch is kept, and the same call goes on from 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -206,10 +209,25 @@ def begin(config: Config, test: cifar10.LabelledImages) -> State:
 
 
 def keep(state: State, config: Config) -> None:
-    """Writes the state, whole or not at all."""
+    """Writes the state, whole or not at all, also where the machine loses power."""
     path = Path(config.folder) / "state.pt"
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps the folder for this process, which may outlive the one that started it."""
+    with (folder / "state.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another process is still training in {folder}; wait for it or end it")
+        yield
 
 
 def run_epoch(
@@ -266,4 +284,6 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(Config(**json.loads(sys.argv[1])))
+    given = Config(**json.loads(sys.argv[1]))
+    with held(Path(given.folder)):
+        main(given)

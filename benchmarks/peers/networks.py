@@ -1,4 +1,7 @@
-"""The networks of the comparisons in PyTorch; runs in the peers' environment."""
+"""The networks of the comparisons in PyTorch; runs in the peers' environment.
+
+VGG16-BN is written out here; ResNet-50 and BERT-base are Hugging Face's.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The comparisons with other libraries: the same networks there, and a reason where absent."""
+"""The comparisons with other libraries: the like networks there, and a reason where absent."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from benchmarks.peers.environment import (
     conversation,
     interpreter,
 )
-from benchmarks.torch_pruning_cifar10 import Config, request
+from benchmarks.torch_pruning_cifar10 import Config, main, request
 from experiments.data.folders import data_folder
+from experiments.errors import CheckpointMismatchError, RunInUseError
+from experiments.training.run_folder import open_run
 from oto_jax.models.checkpoints import load_cifar_resnet
 
 TORCH = """
@@ -56,6 +59,46 @@ def test_an_environment_without_torch_says_so(monkeypatch):
     reason = "No module named 'torch'"
     with pytest.raises(PeersMissingError, match=reason), conversation("discover.py"):
         pass
+
+
+def test_a_folder_in_use_or_of_another_run_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, sys.executable)
+    config = Config(checkpoint=tmp_path / "resnet20.npz", workdir=tmp_path / "run")
+    asked = request(config, tmp_path / "run")
+    settings = {k: v for k, v in asked.items() if k not in ("checkpoint", "folder")}
+    with open_run(tmp_path / "run", settings), pytest.raises(RunInUseError, match="run"):
+        main(config)
+    with pytest.raises(CheckpointMismatchError, match="epochs: 10 -> 12"):
+        main(dataclasses.replace(config, epochs=12))
+    with pytest.raises(SystemExit, match="the other side"):  # which has no torch here
+        main(config)
+
+
+KEEP = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from benchmarks.peers.group_pruner import held, keep
+
+folder = Path(sys.argv[1])
+with held(folder):
+    keep({"epoch": 1}, SimpleNamespace(folder=folder))
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_one_process_alone_keeps_its_state_in_a_folder(tmp_path):
+    command = [str(peers_python()), "-W", "ignore", "-c", KEEP, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        assert "still training" in second.stderr
+        first.communicate()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.lock", "state.pt"]
 
 
 @pytest.mark.slow
