@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison import align
+from experiments.comparison import align, format_table
 
 Results = Mapping[str, Any] | None
 NOT_RUN = "not run"
@@ -52,30 +52,15 @@ def digits(pruned: Results, dense: Results) -> str:
     """The demo before and after the cut, and the same network trained without pruning."""
     if pruned is None:
         return "Not run."
-    full, slim = pruned["dense"], pruned["slim"]  # before the cut, with its zeros, and after it
-    score = (f"{side['test_accuracy']:.2%}" for side in (full, slim))
-    rows: list[tuple[str, ...]] = [("", "full", "slim", "slim / full")]
-    rows.append(("test accuracy", *score, ""))
-    for name, key in (("parameters", "parameters"), ("MACs", "macs")):
-        rows.append(_cut(name, "{:,}", full[key], slim[key]))
-    for size, milliseconds in full["latency_ms"].items():
-        name = f"latency at batch {size}"
-        rows.append(_cut(name, "{:.2f} ms", milliseconds, slim["latency_ms"][size]))
-    worst = f"{pruned['worst_relative_difference']:.1e} of the largest"
     return (
-        f"{align(rows)}\n\nTest accuracy, trained without pruning: {_trained_dense(dense)}."
-        f" Worst difference of an output, full and slim: {worst}."
+        f"{format_table(pruned)} Test accuracy, trained without pruning: {_trained_dense(dense)}."
     )
-
-
-def _cut(name: str, form: str, full: float, slim: float) -> tuple[str, ...]:
-    return name, form.format(full), form.format(slim), f"{slim / full:.1%}"
 
 
 def _trained_dense(results: Results) -> str:
     if results is None:
         return NOT_RUN
-    full, slim = results["dense"], results["slim"]
+    full, slim = results["full"], results["slim"]
     if slim["parameters"] != full["parameters"]:
         raise ValueError("results/digits_dense.json is of a network that was pruned")
     return f"{full['test_accuracy']:.2%}"

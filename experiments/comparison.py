@@ -73,22 +73,22 @@ def format_table(results: Mapping[str, Any]) -> str:
 
     Example:
       >>> side = {"test_accuracy": 0.99, "parameters": 1000, "macs": 5000, "latency_ms": {"1": 2.0}}
-      >>> print(format_table({"dense": side, "slim": side, "worst_relative_difference": 1e-6}))
-      |                    |   dense |    slim | slim / dense |
-      |--------------------|--------:|--------:|-------------:|
-      | test accuracy      |  99.00% |  99.00% |              |
-      | parameters         |   1,000 |   1,000 |       100.0% |
-      | MACs               |   5,000 |   5,000 |       100.0% |
-      | latency at batch 1 | 2.00 ms | 2.00 ms |       100.0% |
+      >>> print(format_table({"full": side, "slim": side, "worst_relative_difference": 1e-6}))
+      |                    |    full |    slim | slim / full |
+      |--------------------|--------:|--------:|------------:|
+      | test accuracy      |  99.00% |  99.00% |             |
+      | parameters         |   1,000 |   1,000 |      100.0% |
+      | MACs               |   5,000 |   5,000 |      100.0% |
+      | latency at batch 1 | 2.00 ms | 2.00 ms |      100.0% |
       <BLANKLINE>
       Worst difference of an output: 1.0e-06 of the largest.
     """
-    dense, slim = results["dense"], results["slim"]
-    rows: list[tuple[str, ...]] = [("", "dense", "slim", "slim / dense")]
-    rows.append(_row("test accuracy", "{:.2%}", dense["test_accuracy"], slim["test_accuracy"], ""))
+    full, slim = results["full"], results["slim"]
+    rows: list[tuple[str, ...]] = [("", "full", "slim", "slim / full")]
+    rows.append(_row("test accuracy", "{:.2%}", full["test_accuracy"], slim["test_accuracy"], ""))
     for name, key in (("parameters", "parameters"), ("MACs", "macs")):
-        rows.append(_row(name, "{:,}", dense[key], slim[key]))
-    for size, milliseconds in dense["latency_ms"].items():
+        rows.append(_row(name, "{:,}", full[key], slim[key]))
+    for size, milliseconds in full["latency_ms"].items():
         name = f"latency at batch {size}"
         rows.append(_row(name, "{:.2f} ms", milliseconds, slim["latency_ms"][size]))
     worst = f"{results['worst_relative_difference']:.1e}"
@@ -96,10 +96,10 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def _row(
-    name: str, form: str, dense: float, slim: float, ratio: str | None = None
+    name: str, form: str, full: float, slim: float, ratio: str | None = None
 ) -> tuple[str, ...]:
-    share = f"{slim / dense:.1%}" if ratio is None else ratio
-    return name, form.format(dense), form.format(slim), share
+    share = f"{slim / full:.1%}" if ratio is None else ratio
+    return name, form.format(full), form.format(slim), share
 
 
 def align(rows: list[tuple[str, ...]]) -> str:

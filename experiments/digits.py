@@ -39,7 +39,7 @@ from experiments.results import ROOT, read_results, write_results, write_whole
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Trains a small network on handwritten digits, prunes it, compares dense and slim.
+    """Trains a small network on handwritten digits, prunes it, compares full and slim.
 
     Attributes:
       recipe: how the network is trained.
@@ -86,11 +86,11 @@ def main(config: Config) -> None:
     slim = oto_jax.prune(model, trained.variables, zigs)
     print(slim.plan)
 
-    dense = Network(model, trained.variables)
+    full = Network(model, trained.variables)
     certificate = oto_jax.certify((model, trained.variables), slim, digits.test_images)
-    save(config, digits, dense, slim)
+    save(config, digits, full, slim)
     again = check_in_new_process(config.workdir)
-    figures = compare(dense, Network(slim.model, slim.variables), certificate, digits)
+    figures = compare(full, Network(slim.model, slim.variables), certificate, digits)
     report(config, figures, certificate, again, trained, slim.plan)
     for name, worst in (("here", certificate.relative), ("after loading", again["worst_relative"])):
         if worst > TOLERANCE:
@@ -98,11 +98,11 @@ def main(config: Config) -> None:
 
 
 def compare(
-    dense: Network, slim: Network, certificate: oto_jax.Certificate, digits: Digits
+    full: Network, slim: Network, certificate: oto_jax.Certificate, digits: Digits
 ) -> dict[str, Figures]:
     """What is measured of the two networks, on the test images."""
-    networks = {"dense": dense, "slim": slim}
-    costs = {"dense": certificate.full, "slim": certificate.slim}
+    networks = {"full": full, "slim": slim}
+    costs = {"full": certificate.full, "slim": certificate.slim}
     latency = latencies_ms(networks, digits.test_images)
     return {
         name: Figures(
@@ -115,12 +115,12 @@ def compare(
     }
 
 
-def save(config: Config, digits: Digits, dense: Network, slim: oto_jax.Pruned) -> None:
+def save(config: Config, digits: Digits, full: Network, slim: oto_jax.Pruned) -> None:
     """Writes the slim network, and what a new process needs to check it."""
     config.workdir.mkdir(parents=True, exist_ok=True)
     oto_jax.save(config.workdir / "slim", slim, overwrite=True)
     expected = io.BytesIO()
-    outputs = np.asarray(dense.compiled()(digits.test_images))
+    outputs = np.asarray(full.compiled()(digits.test_images))
     np.savez(expected, images=digits.test_images, labels=digits.test_labels, outputs=outputs)
     write_whole(config.workdir / "expected.npz", expected.getvalue())
     shape = {"widths": config.widths, "blocks": config.blocks}
@@ -181,7 +181,7 @@ def report(
     results["history"] = history(config.recipe, trained)
     write_results(config.results, results, seed=config.recipe.seed)
     save_figure(draw_digits(results), config.picture)
-    ratio = results["dense"]["latency_ms"]["256"] / results["slim"]["latency_ms"]["256"]
+    ratio = results["full"]["latency_ms"]["256"] / results["slim"]["latency_ms"]["256"]
     print(f"\n{format_table(results)}")
     print(f"After loading in a new process: {again['worst_relative']:.1e}.")
     print(f"{ratio:.2f} times as fast at batch 256. Trained in {trained.seconds:.0f} s.")

@@ -251,13 +251,13 @@ def zero_shares(norms: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.nda
 
 
 def compared(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Dense and slim figures of a result file by what they measure."""
-    dense, slim = results["dense"], results["slim"]
+    """Full and slim figures of a result file by what they measure."""
+    full, slim = results["full"], results["slim"]
     pairs = {
-        "parameters": (dense["parameters"], slim["parameters"]),
-        "MACs": (dense["macs"], slim["macs"]),
+        "parameters": (full["parameters"], slim["parameters"]),
+        "MACs": (full["macs"], slim["macs"]),
     }
-    for size, milliseconds in dense["latency_ms"].items():
+    for size, milliseconds in full["latency_ms"].items():
         pairs[f"latency at batch {size} (ms)"] = (milliseconds, slim["latency_ms"][size])
     return pairs
 

@@ -120,14 +120,13 @@ def check_number(
 
 
 def _as_number(name: str, value: Any, what: str) -> float:
+    wrong = f"{name} must be {what}, not {value!r} ({type(value).__name__})"
+    if isinstance(value, str):  # Python reads numbers from it, arithmetic does not.
+        raise HyperparameterError(wrong)
     try:
-        if isinstance(value, str):
-            raise TypeError("a text that reads as a number is not computed with")
         return float(value)
     except (TypeError, ValueError) as error:
-        raise HyperparameterError(
-            f"{name} must be {what}, not {value!r} ({type(value).__name__})"
-        ) from error
+        raise HyperparameterError(wrong) from error
 
 
 def _in_words(low: float | None, high: float | None, below: float | None) -> str:

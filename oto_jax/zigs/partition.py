@@ -211,7 +211,14 @@ class ZIGs:
         return sum(space.size for space in self.spaces)
 
     def entries_per_group(self, space: Space) -> int:
-        """The number of parameters in each group of a space; after a cut, in the full network."""
+        """The number of parameters in each group of a space; after a cut, in the full network.
+
+        Args:
+          space: one of ``spaces``.
+
+        Returns:
+          An integer, the same for all groups of the space.
+        """
         if space.full_entries:
             return space.full_entries
         shapes = {leaf.path: leaf.shape for leaf in self.parameters}

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 
 class Vague(enum.Enum):
     """States that are no number."""
@@ -73,7 +75,7 @@ EXACT: Mapping[str, Callable[..., Any]] = {
     "clamp": lambda low, x, high: min(max(x, low), high),
     "is_finite": math.isfinite,
     **dict.fromkeys(
-        "convert_element_type copy copy_p name stop_gradient reduce_precision real device_put"
+        "convert_element_type copy copy_p name stop_gradient real device_put"
         " sharding_constraint".split(),
         lambda x: x,
     ),
@@ -84,9 +86,32 @@ BOOLEAN_ONLY = frozenset(("not", "and", "or"))
 
 
 def elementwise(
+    name: str, params: Mapping[str, Any], states: Sequence[State], is_bool: bool, dtype: Any
+) -> State:
+    """The state of an elementwise primitive's result, an array of ``dtype``."""
+    return in_dtype(_elementwise(name, params, states, is_bool), dtype)
+
+
+def in_dtype(state: State, dtype: Any) -> State:
+    """A state after rounding to a type: a number that has to be rounded is not known any more.
+
+    Backends differ in where they round, so that only a number that needs no rounding is exact.
+    """
+    if isinstance(state, Vague) or state == 0.0:
+        return state
+    with np.errstate(all="ignore"):
+        try:
+            held = complex(np.asarray(state).astype(dtype))
+        except (TypeError, ValueError):  # A type that holds no numbers, such as that of keys.
+            return UNKNOWN
+    if not (math.isfinite(held.real) and abs(state) < 2**53):
+        return INFINITE
+    return state if held == state else UNKNOWN
+
+
+def _elementwise(
     name: str, params: Mapping[str, Any], states: Sequence[State], is_bool: bool
 ) -> State:
-    """The state of an elementwise primitive's result."""
     if name == "select_n":
         return _select(states)
     if INFINITE in states:
@@ -104,7 +129,7 @@ def elementwise(
     if name not in EXACT or (name in BOOLEAN_ONLY and not is_bool):
         return UNKNOWN
     value = float(EXACT[name](*numbers))
-    return value if math.isfinite(value) else UNKNOWN
+    return value if math.isfinite(value) else INFINITE
 
 
 def _select(states: Sequence[State]) -> State:
@@ -165,6 +190,14 @@ def _power(base: State, exponent: State) -> State:
     return 0.0
 
 
+def _reduce_precision(params: Mapping[str, Any], states: Sequence[State]) -> State:
+    """Small whole numbers keep their digits, whatever digits are left."""
+    state = states[0]
+    if isinstance(state, Vague) or state in (-1.0, 0.0, 1.0):
+        return state
+    return INFINITE  # By few bits of exponent.
+
+
 def _convert(params: Mapping[str, Any], states: Sequence[State]) -> State:
     state = states[0]
     kind = getattr(params.get("new_dtype"), "kind", "f")
@@ -180,4 +213,5 @@ _SPECIAL: Mapping[str, Callable[[Mapping[str, Any], Sequence[State]], State]] = 
     "integer_pow": _integer_pow,
     "pow": _pow,
     "convert_element_type": _convert,
+    "reduce_precision": _reduce_precision,
 }

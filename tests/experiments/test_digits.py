@@ -38,10 +38,10 @@ def finished(tmp_path_factory):
 
 def test_slim_is_smaller_and_computes_the_same(finished):
     results = read_results(finished[0] / "digits.json")
-    dense, slim = results["dense"], results["slim"]
-    assert slim["parameters"] < dense["parameters"]
-    assert slim["macs"] < dense["macs"]
-    assert slim["test_accuracy"] == dense["test_accuracy"]
+    full, slim = results["full"], results["slim"]
+    assert slim["parameters"] < full["parameters"]
+    assert slim["macs"] < full["macs"]
+    assert slim["test_accuracy"] == full["test_accuracy"]
     assert results["worst_relative_difference"] <= 1e-5
     assert results["after_loading"]["worst_relative"] <= 1e-5
     assert results["after_loading"]["test_accuracy"] == slim["test_accuracy"]

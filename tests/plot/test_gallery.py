@@ -54,8 +54,8 @@ def test_figures_are_those_of_the_files(gallery, config):
     results = read_results(config.demo)
     widths = [f"{row['before']} → {row['after']}" for row in results["widths"]]
     assert [text.get_text() for text in gallery["widths"].texts] == widths
-    dense, slim = results["dense"], results["slim"]
-    share = 100 * slim["parameters"] / dense["parameters"]
+    full, slim = results["full"], results["slim"]
+    share = 100 * slim["parameters"] / full["parameters"]
     assert gallery["costs"].containers[1][0].get_width() == pytest.approx(share)
     last = np.array(results["history"]["group_norms"][-1])
     (overall,) = [line for line in gallery["sparsity"].lines if line.get_label() == "overall"]

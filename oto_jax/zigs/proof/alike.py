@@ -14,7 +14,7 @@ def _elementwise(p: Prover, node: Node) -> None:
     is_bool = getattr(node.ins[0].dtype, "kind", "") == "b"
     uniform = [p.uniform_state(value) for value in node.ins]
     if UNKNOWN not in uniform and node.ins:
-        state = st.elementwise(node.name, node.params, uniform, is_bool)
+        state = st.elementwise(node.name, node.params, uniform, is_bool, out.dtype)
         if state is not UNKNOWN:
             p.uniform[out] = state
             return
@@ -27,7 +27,7 @@ def _elementwise(p: Prover, node: Node) -> None:
                 else uniform[k]
                 for k, value in enumerate(node.ins)
             ]
-            state = st.elementwise(node.name, node.params, states, is_bool)
+            state = st.elementwise(node.name, node.params, states, is_bool, out.dtype)
             p.set(out, axis, atom, state)
             if state != 0.0 and 0.0 in states:
                 p.broken.setdefault(atom, (node.name, state))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax import lax
 
 from oto_jax.zigs import states as st
 from oto_jax.zigs.dims import Atom
@@ -123,6 +127,34 @@ def _gathered(node: Node) -> list[tuple[int, int, int, int]]:
     return [(0, i, 0, j) for i, j in zip(kept, dn.offset_dims, strict=True)]
 
 
+def _gather(p: Prover, node: Node) -> None:
+    """A moved slice; where it is asked for, a number stands in for what is out of bounds.
+
+    By default that number is NaN, or the farthest integer: indices are then taken to be in bounds,
+    as in any embedding.
+    """
+    moved(_gathered)(p, node)
+    fill, out = node.params["fill_value"], node.outs[0]
+    fills = node.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
+    if not fills or fill is None or _marks_an_error(fill, out.dtype):
+        return
+    for axis, dim in enumerate(out.dims):
+        for atom in p.atoms(dim):
+            joined = st.join(p.state(out, axis, atom), float(fill))
+            p.known.setdefault(out, {})[axis, atom] = joined
+    if p.uniform_state(out) != float(fill):
+        p.uniform[out] = UNKNOWN
+
+
+def _marks_an_error(fill: Any, dtype: Any) -> bool:
+    """Whether a fill value is the one that JAX takes where none is given."""
+    kind = getattr(dtype, "kind", "V")
+    if kind in "iu":
+        limits = np.iinfo(dtype)
+        return bool(fill == (limits.min if kind == "i" else limits.max))
+    return bool(kind != "b" and np.isnan(fill))
+
+
 def _top_k(p: Prover, node: Node) -> None:
     """The largest of zeros is zero; their places are unknown."""
     moved(lambda node: [(0, axis, 0, axis) for axis in range(rank_of(node, 0))])(p, node)
@@ -133,7 +165,7 @@ def _pad(p: Prover, node: Node) -> None:
     """A zeroed slice stays zero only if what is padded along other axes is zero too."""
     value, out = node.ins[0], node.outs[0]
     fill = p.uniform_state(node.ins[1])
-    padded = [k for k, (low, high, _) in enumerate(node.params["padding_config"]) if low or high]
+    padded = [k for k, padding in enumerate(node.params["padding_config"]) if any(padding)]
     for axis, dim in enumerate(out.dims):
         mine = set(p.atoms(value.dims[axis]))
         elsewhere = any(k != axis for k in padded)
@@ -148,6 +180,12 @@ def _updated(p: Prover, node: Node) -> None:
     """dynamic_update_slice and scatter: what was there joined with what is written."""
     operand, out = node.ins[0], node.outs[0]
     update = node.ins[1] if node.name == "dynamic_update_slice" else node.ins[2]
+    if node.name == "scatter" and node.params["update_jaxpr"] is not None:
+        # A function of what is there is written, `x.at[i].apply(f)`: it may have a pole.
+        for axis, dim in enumerate(out.dims):
+            for atom in p.atoms(dim):
+                p.set(out, axis, atom, INFINITE)
+        return
     for axis, dim in enumerate(out.dims):
         for atom in p.atoms(dim):
             written = {
@@ -173,7 +211,7 @@ RULES: dict[str, Rule] = {
     "broadcast_in_dim": moved(_broadcast_in_dim),
     "squeeze": moved(_squeeze),
     "expand_dims": moved(_expand_dims),
-    "gather": moved(_gathered),
+    "gather": _gather,
     "sort": moved(_own_axes, combine=True),
     "top_k": _top_k,
     "pad": _pad,

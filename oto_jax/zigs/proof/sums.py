@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
 
 from oto_jax.zigs import dims as d
 from oto_jax.zigs import states as st
@@ -48,19 +51,50 @@ def _cumulative(p: Prover, node: Node) -> None:
     else:
         for atom in p.atoms(value.dims[axis]):
             p.block(atom, node, p.state(value, axis, atom), "runs along the axis")
+    keeps_zero = node.name != "cumlogsumexp"  # which counts: log(1 + 1 + ...)
     for k, dim in enumerate(out.dims):
         if k != axis:
             for atom in p.atoms(dim):
                 state = p.state(value, k, atom)
-                p.set(out, k, atom, state if state in (0.0, INFINITE) else UNKNOWN)
+                kept = INFINITE if state is INFINITE else UNKNOWN
+                p.set(out, k, atom, 0.0 if state == 0.0 and keeps_zero else kept)
 
 
 def _window(p: Prover, node: Node) -> None:
+    """A window over nothing but padding holds the reduction's start: infinite, or 0 for sums."""
     value, out = node.ins[0], node.outs[0]
+    barren = node.name != "reduce_window_sum" and _has_empty_window(node.params, value.shape)
     for axis, dim in enumerate(out.dims):
         for atom in p.atoms(dim):
-            state = p.state(value, axis, atom)
+            state = INFINITE if barren else p.state(value, axis, atom)
             p.set(out, axis, atom, state if state in (0.0, INFINITE) else UNKNOWN)
+
+
+def _has_empty_window(params: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether some window of a pooling lies wholly in padding, or between dilated entries."""
+    ones = (1,) * len(shape)
+    base = params.get("base_dilation") or ones
+    spread = params.get("window_dilation") or ones
+    rows = zip(
+        shape,
+        params["window_dimensions"],
+        params["window_strides"],
+        params["padding"],
+        base,
+        spread,
+        strict=True,
+    )
+    return any(_misses(*row) for row in rows)
+
+
+def _misses(
+    size: int, window: int, stride: int, padding: tuple[int, int], base: int, spread: int
+) -> bool:
+    low, high = padding
+    real = np.zeros(low + max((size - 1) * base + 1, 0) + high if size else low + high, bool)
+    real[low : low + (size - 1) * base + 1 : base] = True
+    starts = np.arange(0, len(real) - (window - 1) * spread, stride)
+    return not real[starts[:, None] + np.arange(window) * spread].any(1).all()
 
 
 def _product(p: Prover, node: Node) -> None:
@@ -72,7 +106,7 @@ def _product(p: Prover, node: Node) -> None:
         # The right operand's axis, since a grouped convolution does not sum over its groups.
         for atom in p.atoms(rhs.dims[j]):
             pair = (p.state(lhs, i, atom), p.state(rhs, j, atom))
-            if st.elementwise("mul", {}, pair, False) != 0.0:
+            if st.elementwise("mul", {}, pair, False, node.outs[0].dtype) != 0.0:
                 worst = next((s for s in pair if s != 0.0), UNKNOWN)
                 p.block(atom, node, worst, "sums over the axis")
     out = node.outs[0]

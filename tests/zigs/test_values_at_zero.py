@@ -1,0 +1,90 @@
+"""What a program makes of a zeroed unit: a group is admitted only if the unit stays zero."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import oto_jax
+
+X = jnp.asarray(np.random.default_rng(2).standard_normal((3, 6, 4)))
+PARAMS = {
+    "a": jnp.asarray(np.random.default_rng(0).standard_normal((4, 8))),
+    "b": jnp.asarray(np.random.default_rng(1).standard_normal((8, 3))),
+}
+FAR = jnp.array([0, 9])  # The second is out of the bounds of any axis here.
+
+
+def is_zero(h, dtype):
+    return (h == 0).astype(dtype)
+
+
+NOT_ZERO = {
+    "cumlogsumexp along another axis": lambda h: lax.cumlogsumexp(h, axis=1),
+    "padding between entries": lambda h: lax.pad(
+        h, jnp.ones((), h.dtype), [(0, 0, 0), (0, 0, 1), (0, 0, 0)]
+    ),
+    "a number out of bounds": lambda h: h.at[:, FAR].get(mode="fill", fill_value=5.0),
+    "a uniform array out of bounds": lambda h: (
+        h + 1 - jnp.ones((1, 6, 1)).at[:, jnp.arange(1, 7)].get(mode="fill", fill_value=0.0)
+    ),
+    "a function applied in place": lambda h: h.at[:, 2].apply(jnp.cos),
+    "the largest of nothing": lambda h: jnp.tanh(nn.max_pool(h, (2,), (2,), padding=((2, 2),))),
+    "the largest of a hole": lambda h: jnp.tanh(
+        lax.reduce_window(h, -jnp.inf, lax.max, (1, 1, 1), (1, 1, 1), "VALID", (1, 2, 1))
+    ),
+    "unsigned integers wrap": lambda h: (-is_zero(h, jnp.uint8)).astype(h.dtype) + 1,
+    "integers overflow": lambda h: (
+        (is_zero(h, jnp.int8) * jnp.int8(100) * jnp.int8(2)).astype(h.dtype) - 200
+    ),
+    "integers divide": lambda h: (
+        lax.div((h != 0).astype(int) + 3, jnp.full(h.shape, 2)).astype(h.dtype) * 2 - 3
+    ),
+    "bfloat16 rounds": lambda h: (h + 0.1).astype(jnp.bfloat16).astype(h.dtype) - 0.1,
+    "float16 is infinite": lambda h: h * (h + 1e6).astype(jnp.float16).astype(h.dtype),
+    "less precision": lambda h: lax.reduce_precision(h + 0.1, 8, 7) - 0.1,
+}
+ZERO = {
+    "cumulative sum along another axis": lambda h: jnp.cumsum(h, axis=1),
+    "zeros between entries": lambda h: lax.pad(
+        h, jnp.zeros((), h.dtype), [(0, 0, 0), (0, 0, 1), (0, 0, 0)]
+    ),
+    "zero out of bounds": lambda h: h.at[:, FAR].get(mode="fill", fill_value=0.0),
+    "entries by their index": lambda h: jnp.take(h, jnp.array([2, 0, 1]), axis=1),
+    "zeros in place": lambda h: h.at[:, 2].set(0),
+    "the largest, padded a little": lambda h: jnp.tanh(
+        nn.max_pool(h, (3,), (2,), padding=((1, 1),))
+    ),
+    "what needs no rounding": lambda h: (h + 0.5).astype(jnp.bfloat16).astype(h.dtype) - 0.5,
+    "a constant and back": lambda h: (h + 0.1) - 0.1,
+    "whole numbers": lambda h: (is_zero(h, jnp.int8) * jnp.int8(100)).astype(h.dtype) - 100,
+}
+
+
+def find(f):
+    def fn(params, x):
+        return f(x @ params["a"]) @ params["b"]
+
+    return fn, oto_jax.find_zigs(fn, PARAMS, X)
+
+
+@pytest.mark.parametrize("name", NOT_ZERO)
+def test_a_unit_that_does_not_stay_zero_is_blocked(name):
+    fn, zigs = find(NOT_ZERO[name])
+    assert zigs.num_groups == 0
+    dead = {**PARAMS, "a": PARAMS["a"].at[:, 0].set(0)}
+    other = {**dead, "b": dead["b"].at[0].add(1)}
+    assert not np.array_equal(fn(dead, X), fn(other, X))  # So it had to be.
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_a_unit_that_stays_zero_is_admitted(name):
+    with jax.enable_x64(True):
+        fn, zigs = find(ZERO[name])
+        assert zigs.num_groups == 8
+        dead = {**PARAMS, "a": PARAMS["a"].at[:, :3].set(0)}
+        narrow, slim = oto_jax.narrow(fn, dead, zigs)
+        assert slim["a"].shape == (4, 5)
+        np.testing.assert_allclose(narrow(slim, X), fn(dead, X), rtol=1e-6, atol=1e-6)
