@@ -15,8 +15,12 @@ from oto_jax.prune.difference import worst_difference
 from oto_jax.prune.equations import equations
 from oto_jax.prune.plan import SOFTMAX_DEPTH, Plan
 from oto_jax.prune.same_program import first_difference
-from oto_jax.zigs.partition import format_path, leaves_by_path
+from oto_jax.prune.slicing import slice_array
+from oto_jax.zigs.partition import Path, format_path, leaves_by_path
 from oto_jax.zigs.rules.randomness import DRAWS
+
+FINE_ENOUGH = float(np.finfo(np.float32).eps)
+"""Coarser arithmetic rounds by as much as one unit of many makes a difference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ def check_agreement(
 
     The proof is static: both programs are traced and compared step by step. Where they part, as
     they rightly do at an attention layer that keeps its scale, or when one unit of an axis is
-    left, values decide; where those cannot, because the program draws random numbers or there
-    are no values, only an attention layer's scale is taken on trust.
+    left, values decide; where those cannot, because the program draws random numbers or computes
+    in half precision, or there are no values, only an attention layer's scale is taken on trust.
 
     Args:
       full: the full program on variables with zero groups.
@@ -59,10 +63,12 @@ def check_agreement(
     parting = first_difference(full.fn, full.variables, slim.fn, slim.variables, plan, arrays)
     if parting is None:
         return
-    if _has_values(full.variables) and not _is_random(full, arrays):
-        check_values(full, slim, arrays, parting)
-    elif not any(override.field == (SOFTMAX_DEPTH,) for override in plan.overrides):
-        raise UnprunableModelError(f"at its new widths {parting}")
+    decidable = _has_values(full.variables) and not _is_random(full, arrays)
+    if decidable:
+        check_values(full, slim, plan, arrays, parting)
+    if not decidable or _coarsest(full, arrays) > FINE_ENOUGH:
+        if not any(override.field == (SOFTMAX_DEPTH,) for override in plan.overrides):
+            raise UnprunableModelError(f"at its new widths {parting}")
 
 
 def check_shapes(
@@ -95,41 +101,64 @@ def _compare_shapes(
 
 
 def check_values(
-    full: Program, slim: Program, arrays: Sequence[jax.ShapeDtypeStruct], parting: str
+    full: Program,
+    slim: Program,
+    plan: Plan,
+    arrays: Sequence[jax.ShapeDtypeStruct],
+    parting: str,
 ) -> None:
     """Runs both programs on one random input, in float64 where they allow it, and compares.
 
     Args:
       full: the full program, with values.
       slim: the slim program, with values.
+      plan: what was cut.
       arrays: the abstract inputs.
       parting: where the programs part, for the message.
 
     Raises:
-      UnprunableModelError: if the outputs differ by more than rounding.
+      UnprunableModelError: if the outputs, or updated variables, differ by more than rounding.
     """
     try:
         with jax.enable_x64(True):
-            difference, tolerance = _difference(_doubled(full), _doubled(slim), arrays)
+            difference, tolerance = _difference(_doubled(full), _doubled(slim), plan, arrays)
     except Exception:  # A model may insist on float32, in the carry of a scan for instance.
-        difference, tolerance = _difference(full, slim, arrays)
+        difference, tolerance = _difference(full, slim, plan, arrays)
     if not difference <= tolerance:
         raise UnprunableModelError(
-            f"at its new widths {parting}, and the outputs are off by {difference:.1e} of the"
-            " largest"
+            f"at its new widths {parting}, and on random input it is off by {difference:.1e} of the"
+            " largest output or updated variable"
         )
 
 
 def _difference(
-    full: Program, slim: Program, arrays: Sequence[jax.ShapeDtypeStruct]
+    full: Program, slim: Program, plan: Plan, arrays: Sequence[jax.ShapeDtypeStruct]
 ) -> tuple[float, float]:
     """The worst relative difference on a random input, and how much rounding can explain."""
     rng = np.random.default_rng(0)
     inputs = [_random_input(array, rng) for array in arrays]
-    expected, _ = jax.jit(full.fn)(full.variables, *inputs)
-    found, _ = jax.jit(slim.fn)(slim.variables, *inputs)
-    tolerance = 4.0 * _coarsest(full, inputs) ** 0.5
-    return worst_difference(expected, found, equal_nan=True).relative, tolerance
+    expected, updated = jax.jit(full.fn)(full.variables, *inputs)
+    found, slim_updated = jax.jit(slim.fn)(slim.variables, *inputs)
+    difference = max(
+        worst_difference(expected, found).relative,
+        worst_difference(_cut(updated, plan), _numbers(slim_updated)).relative,
+    )
+    return difference, max(1e-9, 400 * _coarsest(full, inputs))
+
+
+def _cut(updated: Any, plan: Plan) -> dict[Path, Any]:
+    """Updated variables of the full model as those of the slim one should be, by path."""
+    known = plan.by_path
+    return {
+        path: slice_array(leaf, known[path]) if path in known else leaf
+        for path, leaf in _numbers(updated).items()
+    }
+
+
+def _numbers(tree: Any) -> dict[Path, Any]:
+    """The leaves of a tree by path, without random keys."""
+    leaves = leaves_by_path(tree).items()
+    return {path: leaf for path, leaf in leaves if jnp.issubdtype(leaf.dtype, np.number)}
 
 
 def _doubled(program: Program) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 import gc
@@ -204,6 +205,7 @@ def open_target(target: Target, call: Call) -> tuple[Body, list[Variable]]:
     inputs = [_input(number, array) for number, array in enumerate(call.arrays())]
     body = open_jaxpr(closed.jaxpr, closed.consts, [*values, *inputs])
     paths = [key_path(path) for path, _ in leaves]
+    _check_distinct(paths)
     variables = [
         Variable(path, value, target.is_parameter(path))
         for path, value in zip(paths, values, strict=True)
@@ -282,3 +284,13 @@ def _matcher(
     return lambda path: any(
         fnmatch.fnmatchcase(format_path(path[len(prefix) :]), glob) for glob in globs
     )
+
+
+def _check_distinct(paths: list[Path]) -> None:
+    """Attributes called ``value`` are left out of paths, since most of them are boxes."""
+    twice = [path for path, count in collections.Counter(paths).items() if count > 1]
+    if twice:
+        raise UntraceableError(
+            f"two arrays have the path {format_path(twice[0])!r}, in which attributes called"
+            " 'value' and 'raw_value' do not count: give them other names"
+        )

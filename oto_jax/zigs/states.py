@@ -75,8 +75,7 @@ EXACT: Mapping[str, Callable[..., Any]] = {
     "clamp": lambda low, x, high: min(max(x, low), high),
     "is_finite": math.isfinite,
     **dict.fromkeys(
-        "convert_element_type copy copy_p name stop_gradient real device_put"
-        " sharding_constraint".split(),
+        "convert_element_type copy copy_p name stop_gradient real sharding_constraint".split(),
         lambda x: x,
     ),
 }

@@ -1,5 +1,7 @@
 """A slim program that computes something else is never handed out."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, plan_of_units
 from oto_jax.prune.slicing import slice_variables
 from oto_jax.prune.softmax_depth import scaled_attention
 from tests.prune.hand_made import plain, zigs_of
+from tests.prune.zeroing import randomised, zero_groups
 
 X = jax.ShapeDtypeStruct((2, 3), jnp.float32)
 PARAMS = {"a": jnp.asarray([[1.0, 0, 2, 3]] * 3), "b": jnp.arange(8.0).reshape(4, 2)}
@@ -97,3 +100,55 @@ def test_scaled_attention_equals_full_attention_with_zeros():
                 np.testing.assert_allclose(slim, full, rtol=1e-12, atol=1e-14)
     assert scaled_attention(attention, 8) is scaled_attention(attention, 8)
     assert scaled_attention(scaled_attention(attention, 8), 4) is scaled_attention(attention, 8)
+
+
+class Norm(nn.Module):
+    """A mean over the units: narrowed exactly, but not to be rebuilt."""
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.RMSNorm(dtype=self.dtype)(nn.Dense(self.width, dtype=self.dtype)(x))
+        return nn.Dense(3, dtype=self.dtype)(h).astype(jnp.float32)
+
+
+class TimesWidth(nn.Module):
+    """What is multiplied by the width is another number in a narrower network."""
+
+    dtype: Any = None
+    logarithm: bool = False
+    counts: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.log(x) if self.logarithm else x
+        h = nn.relu(nn.Dense(8, dtype=self.dtype)(x))
+        scaled = h * h.shape[-1]
+        if self.counts:
+            total = self.variable("stats", "total", lambda: jnp.zeros(()))
+            total.value = scaled.sum()
+            scaled = h
+        return nn.Dense(3, dtype=self.dtype)(scaled)
+
+
+@pytest.mark.parametrize(
+    "model, zeros, options",
+    [
+        (Norm(256, jnp.bfloat16), 60, {"narrow_only": True}),
+        (Norm(1024), 2, {"narrow_only": True}),
+        (TimesWidth(jnp.bfloat16), 1, {}),
+        (TimesWidth(jnp.float16), 1, {}),
+        (TimesWidth(logarithm=True), 2, {}),
+        (TimesWidth(counts=True), 2, {"mutable": ["stats"]}),
+    ],
+)
+def test_a_small_difference_is_no_rounding(model, zeros, options):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 6)), jnp.float32)
+    x = jnp.abs(x) + 0.1 if getattr(model, "logarithm", False) else x
+    variables = randomised(model.init(jax.random.key(0), x))
+    zigs = oto_jax.find_zigs(model, variables, x, **options)
+    dead = {**variables, "params": zero_groups(variables["params"], zigs, np.arange(zeros))}
+    with pytest.raises(oto_jax.UnprunableModelError):
+        oto_jax.prune(model, dead, zigs)

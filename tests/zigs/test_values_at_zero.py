@@ -1,5 +1,7 @@
 """What a program makes of a zeroed unit: a group is admitted only if the unit stays zero."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,3 +90,29 @@ def test_a_unit_that_stays_zero_is_admitted(name):
         narrow, slim = oto_jax.narrow(fn, dead, zigs)
         assert slim["a"].shape == (4, 5)
         np.testing.assert_allclose(narrow(slim, X), fn(dead, X), rtol=1e-6, atol=1e-6)
+
+
+def test_arrays_put_on_a_device_together_pass_through():
+    def fn(params, x):
+        hidden, x = jax.device_put((x @ params["a"], x))
+        return hidden @ params["b"] + x.sum()
+
+    assert oto_jax.find_zigs(fn, PARAMS, X).num_groups == 8
+
+
+def test_two_arrays_of_one_path_are_refused():
+    """The attribute ``value`` is one that boxes have, and no part of a path."""
+
+    class Mixer(NamedTuple):
+        value: Any
+        kernel: Any
+
+    class Inner(NamedTuple):
+        kernel: Any
+
+    def fn(params, x):
+        return jnp.tanh(x @ params.value.kernel) @ params.kernel
+
+    params = Mixer(Inner(PARAMS["a"]), PARAMS["b"])
+    with pytest.raises(oto_jax.UntraceableError, match="two arrays have the path 'kernel'"):
+        oto_jax.find_zigs(fn, params, X)

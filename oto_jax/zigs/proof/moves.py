@@ -205,7 +205,7 @@ RULES: dict[str, Rule] = {
     "concatenate": moved(_all_same_axes, combine=True),
     "stack": moved(_stack, combine=True),
     "unstack": moved(_unstack),
-    "optimization_barrier": moved(_own_axes, combine=True),
+    **dict.fromkeys(("optimization_barrier", "device_put"), moved(_own_axes, combine=True)),
     "transpose": moved(_transpose),
     "reshape": moved(_reshape),
     "broadcast_in_dim": moved(_broadcast_in_dim),

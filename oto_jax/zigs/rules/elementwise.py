@@ -8,7 +8,7 @@ from oto_jax.zigs.program import Node
 
 NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
-complex conj convert_element_type copy copy_p cos cosh device_put digamma div eq eq_to erf erf_inv
+complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv
 erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le le_to
 lgamma log log1p log2 logistic lt lt_to max min mul mulhi name ne neg nextafter not one_minus_square
 or polygamma polynomial population_count pow real reduce_precision regularized_incomplete_beta rem
@@ -50,12 +50,12 @@ def bitcast_convert_type(node: Node) -> list[Dims]:
 
 
 def pass_through(node: Node) -> list[Dims]:
-    """Every operand comes out as it went in (``optimization_barrier``)."""
+    """Every operand comes out as it went in (``optimization_barrier``, ``device_put``)."""
     return [value.dims for value in node.ins]
 
 
 RULES = {
     **dict.fromkeys(NAMES, elementwise),
     "bitcast_convert_type": bitcast_convert_type,
-    "optimization_barrier": pass_through,
+    **dict.fromkeys(("optimization_barrier", "device_put"), pass_through),
 }
