@@ -188,7 +188,7 @@ ax = plot.costs(certificate)
 
 # %%
 slim_accuracy = (slim.model.apply(slim.variables, test_x).argmax(-1) == test_y).mean()
-print(f"dense {accuracy(trained, test_x, test_y):.2%}, slim {slim_accuracy:.2%}")
+print(f"full {accuracy(trained, test_x, test_y):.2%}, slim {slim_accuracy:.2%}")
 
 # %% [markdown]
 # ## Save and load

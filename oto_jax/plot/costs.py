@@ -1,4 +1,4 @@
-"""What a slim network costs beside the dense one, and what is paid for it in score."""
+"""What a slim network costs beside the full one, and what is paid for it in score."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Points = Sequence[tuple[float, float]]
 
 
 def costs(compared: Certificate | Pairs, *, ax: Axes | None = None) -> Axes:
-    """Parameters, multiply-accumulates and latency of the slim network, in percent of the dense.
+    """Parameters, multiply-accumulates and latency of the slim network, in percent of the full.
 
     Args:
-      compared: what `oto_jax.certify` returned (with ``repeats`` for the latency); or dense and
+      compared: what `oto_jax.certify` returned (with ``repeats`` for the latency); or full and
         slim figures by what they measure, unit included, such as ``"latency (ms)"``.
       ax: where to draw; None makes a new figure.
 
@@ -46,19 +46,19 @@ def costs(compared: Certificate | Pairs, *, ax: Axes | None = None) -> Axes:
       '7.1 %   (170 k → 12.1 k)'
     """
     pairs = _pairs(compared)
-    shares = [100 * slim / dense for dense, slim in pairs.values()]
+    shares = [100 * slim / full for full, slim in pairs.values()]
     ax = axes_or_new(ax, height_of_rows(len(pairs), 0.42))
     places = range(len(pairs))
-    ax.barh(places, [100] * len(pairs), color=FULL, label="dense")
+    ax.barh(places, [100] * len(pairs), color=FULL, label="full")
     ax.barh(places, shares, color=KEPT, height=0.5, label="slim")
-    for place, (share, (dense, slim)) in enumerate(zip(shares, pairs.values(), strict=True)):
-        text = f"{share:.1f} %   ({_short(dense)} → {_short(slim)})"
+    for place, (share, (full, slim)) in enumerate(zip(shares, pairs.values(), strict=True)):
+        text = f"{share:.1f} %   ({_short(full)} → {_short(slim)})"
         write_beside(ax, text, max(100, share), place)
     ax.set_yticks(places, list(pairs))
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1.55 * max(100, *shares)), xlabel="% of the dense network")
+    ax.set(xlim=(0, 1.55 * max(100, *shares)), xlabel="% of the full network")
     ax.set_xticks(np.arange(0, max(100, *shares) + 1, 25))
-    ax.set_title("Cost of the slim network (blue) and of the dense (grey)")
+    ax.set_title("Cost of the slim network (blue) and of the full one (grey)")
     return ax
 
 
@@ -69,7 +69,7 @@ def _pairs(compared: Certificate | Pairs) -> dict[str, tuple[float, float]]:
         raise PlotError("there is nothing to compare")
     for name, pair in compared.items():
         if len(pair) != 2 or not all(math.isfinite(x) and x >= 0 for x in pair) or not pair[0]:
-            raise PlotError(f"{name!r} is {pair}; give the dense and the slim figure")
+            raise PlotError(f"{name!r} is {pair}; give the full and the slim figure")
     return dict(compared)
 
 

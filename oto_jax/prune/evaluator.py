@@ -17,6 +17,8 @@ from oto_jax.zigs.walk import open_jaxpr
 
 Rule: TypeAlias = Callable[["Evaluator", Node, list[Any]], list[Any]]
 """The results of an equation, from the narrow arrays that it reads."""
+Check: TypeAlias = Callable[[Body, Survivors, Any], None]
+"""Looks at a program, what is cut of it, and the shapes of its outputs."""
 
 
 def evaluate(
@@ -25,6 +27,7 @@ def evaluate(
     kept: Sequence[dict[int, Kept]],
     arrays: Sequence[Any],
     rules: Mapping[str, Rule],
+    check: Check | None = None,
 ) -> Any:
     """Evaluate ``fn``, traced on full ``avals``, on arrays of which only ``kept`` is there.
 
@@ -34,6 +37,7 @@ def evaluate(
       kept: for each, by axis, what stays of it.
       arrays: the narrow arrays.
       rules: by primitive, how to evaluate it; others are bound at the surviving widths.
+      check: raises where the cut is not safe in this program.
     """
     closed, shapes = _trace(fn, avals)
     values = [Value(tuple(a.shape), a.dtype, d.new_dims(a.shape)) for a in avals]
@@ -42,6 +46,8 @@ def evaluate(
     for number, (value, cuts) in enumerate(zip(values, kept, strict=True)):
         for axis, stays in cuts.items():
             survivors.assign(value.dims[axis], stays, f"argument {number}, axis {axis}")
+    if check is not None:
+        check(body, survivors, shapes)
     outs = Evaluator(survivors, rules).run(body, arrays)
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), outs)
 

@@ -19,10 +19,12 @@ from oto_jax.errors import ZIGMismatchError
 from oto_jax.prune.evaluation_rules import RULES
 from oto_jax.prune.evaluator import evaluate
 from oto_jax.prune.plan import Plan, make_plan
+from oto_jax.prune.reproof import check_still_safe
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.survivors import Kept
+from oto_jax.prune.survivors import Kept, Survivors
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, Run, ZIGs, format_path, key_path
+from oto_jax.zigs.program import Body
 
 
 def narrow(
@@ -46,8 +48,8 @@ def narrow(
 
     Raises:
       NonFiniteParametersError: if a parameter holds NaN or infinity.
-      ZIGMismatchError: if ``variables`` are not those of ``zigs``, or the program of ``fn`` has
-        another structure.
+      ZIGMismatchError: if ``variables`` are not those of ``zigs``; from ``narrow_fn``, if with its
+        arguments ``fn`` is a program in which the cut is not safe: what runs is proven anew.
       UnprunableModelError: if ``zigs`` has no groups.
       UntraceableError: from ``narrow_fn``, if ``fn`` cannot be traced with its arguments.
 
@@ -68,6 +70,12 @@ def narrow(
 def narrow_function(fn: Callable[..., Any], plan: Plan, zigs: ZIGs) -> Callable[..., Any]:
     """``fn`` for variables cut along ``plan``, which is one for ``zigs``."""
     gone = _gone(plan, zigs)
+    zeroed = [
+        (member.path, member.axis)
+        for space, row in zip(zigs.spaces, plan.spaces, strict=True)
+        for member in space.members
+        if not row.units.whole
+    ]
 
     def narrow_fn(variables: Any, *args: Any, **kwargs: Any) -> Any:
         call = Call.of(*args, **kwargs)
@@ -91,7 +99,12 @@ def narrow_function(fn: Callable[..., Any], plan: Plan, zigs: ZIGs) -> Callable[
             for row in rows
         ]
         kept += [{} for _ in inputs]
-        return evaluate(flat, avals, kept, [*leaves, *inputs], RULES)
+
+        def check(body: Body, survivors: Survivors, outputs: Any) -> None:
+            known = {row.path: value for row, value in zip(rows, body.ins, strict=False)}
+            check_still_safe(body, known, zeroed, survivors, outputs)
+
+        return evaluate(flat, avals, kept, [*leaves, *inputs], RULES, check)
 
     return narrow_fn
 

@@ -16,9 +16,6 @@ from oto_jax.prune.plan import ArrayPlan, Plan
 from oto_jax.prune.zero_units import host_values
 from oto_jax.zigs.partition import Path, format_path, key_path
 
-GROUP_VECTORS = frozenset({"zero", "ratio", "chosen_at", "saliency"})
-"""Fields of the projection's states that hold a vector over the groups of each space."""
-
 
 @runtime_checkable
 class Shrinkable(Protocol):
@@ -273,9 +270,12 @@ def _shrink_leaf(
 
 
 def _check_no_group_vector(path: Path, leaf: Any, plan: Plan) -> None:
-    """Raise for a vector over groups whose node is gone, as where a state became dictionaries."""
+    """Raise for a vector over groups whose node is gone, as where a state became dictionaries.
+
+    It has the name of a space that is cut, and an entry for each unit.
+    """
     for space in plan.spaces:
-        of_space = len(path) >= 2 and path[-1] == space.name and path[-2] in GROUP_VECTORS
+        of_space = path[-1:] == (space.name,) and not space.units.whole
         if of_space and np.shape(leaf)[-1:] == (space.units.size,):
             raise ZIGMismatchError(
                 f"state {format_path(path)!r} is a vector over groups outside of the node that it"

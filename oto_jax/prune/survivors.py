@@ -102,6 +102,10 @@ class Survivors:
         """The shape of a value at the surviving widths."""
         return tuple(self.count(dim) for dim in value.dims)
 
+    def cut_atoms(self) -> list[Atom]:
+        """The atoms of which not everything stays."""
+        return [atom for atom, alive in self._units.items() if not alive.all()]
+
     def is_cut(self, value: Value) -> bool:
         """Whether any axis of a value is narrower."""
         return any(self.positions(dim) is not None for dim in value.dims)

@@ -1,0 +1,78 @@
+"""A narrowed function is proven anew for whatever it is called with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import oto_jax
+
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "a": jnp.asarray(RNG.standard_normal((4, 8))),
+    "b": jnp.asarray(RNG.standard_normal((8, 3))),
+}
+X = jnp.asarray(RNG.standard_normal((3, 6, 4)))
+
+
+def activated(params, x, act="relu"):
+    return getattr(jax.nn, act)(x @ params["a"]) @ params["b"]
+
+
+def with_positions(params, x):
+    angles = np.arange(x.shape[1])[:, None] / 10.0 ** np.arange(8)
+    return (x @ params["a"] + jnp.asarray(np.sin(angles))[None]) @ params["b"]
+
+
+def of_many(params, x):
+    hidden = x @ params["a"]
+    return jnp.tanh(hidden) @ params["b"] if len(x) <= 4 else jnp.exp(hidden) @ params["b"]
+
+
+def or_hidden(params, x, hidden=False):
+    return x @ params["a"] if hidden else jnp.tanh(x @ params["a"]) @ params["b"]
+
+
+def plus_input(params, x, gate=None):
+    hidden = jnp.tanh(x @ params["a"])
+    return (hidden if gate is None else hidden * gate) @ params["b"]
+
+
+def narrowed(fn, x):
+    zigs = oto_jax.find_zigs(fn, PARAMS, x)
+    dead = {**PARAMS, "a": PARAMS["a"].at[:, :3].set(0)}
+    return dead, *oto_jax.narrow(fn, dead, zigs)
+
+
+@pytest.mark.parametrize(
+    "fn, found_on, called_with, options, reason",
+    [
+        (activated, X, X, {"act": "sigmoid"}, "logistic makes a zeroed unit 0.5"),
+        (with_positions, X[:, :1], X, {}, "add makes a zeroed unit not constant"),
+        (of_many, X, jnp.concatenate([X, X]), {}, "exp makes a zeroed unit 1"),
+        (or_hidden, X, X, {"hidden": True}, "axis of the output"),
+        (plus_input, X, X, {"gate": jnp.ones((3, 6, 8))}, "axis of input 1"),
+    ],
+)
+def test_another_program_is_refused_where_the_cut_is_not_safe(
+    fn, found_on, called_with, options, reason
+):
+    dead, narrow, slim = narrowed(fn, found_on)
+    np.testing.assert_allclose(narrow(slim, found_on), fn(dead, found_on), rtol=1e-4, atol=1e-5)
+    with pytest.raises(oto_jax.ZIGMismatchError, match=reason):
+        narrow(slim, called_with, **options)
+
+
+@pytest.mark.parametrize(
+    "fn, called_with, options",
+    [
+        (activated, X, {"act": "gelu"}),
+        (of_many, X[:2], {}),
+        (activated, jnp.concatenate([X, X], axis=1), {}),
+    ],
+)
+def test_another_program_runs_where_it_is(fn, called_with, options):
+    dead, narrow, slim = narrowed(fn, X)
+    np.testing.assert_allclose(
+        narrow(slim, called_with, **options), fn(dead, called_with, **options), rtol=1e-4, atol=1e-5
+    )
