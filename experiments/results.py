@@ -147,13 +147,13 @@ def commit() -> str | None:
     """The commit of the code, with ``+`` where the code was changed since; None without git.
 
     It is that of the first call: a program that runs for hours asks at its start, for the code may
-    go on meanwhile.
+    go on meanwhile. Where there is no git, as in a container, the variable OTO_JAX_COMMIT says it.
     """
     try:
         head = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a clone
-        return None
+        return os.environ.get("OTO_JAX_COMMIT")
     return head + ("+" if changes else "")
 
 

@@ -56,7 +56,7 @@ class ZeroPaddingPruner(BasePruningFunc):
 
 def _without(matrix: torch.Tensor, idxs: Sequence[int], axis: int) -> torch.Tensor:
     stays = sorted(set(range(matrix.shape[axis])) - set(idxs))
-    return matrix.index_select(axis, torch.tensor(stays))
+    return matrix.index_select(axis, torch.tensor(stays, device=matrix.device))
 
 
 class Block(nn.Module):
@@ -119,7 +119,8 @@ def count_macs(model: nn.Module) -> int:
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, 32, 32))
+            where = next(model.parameters()).device
+            model.eval()(torch.zeros(1, 3, 32, 32, device=where))
     finally:
         model.train(was_training)
         for hook in hooks:

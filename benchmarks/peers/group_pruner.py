@@ -44,6 +44,7 @@ from experiments.data.batches import training_batches
 # Of ImageNet, as everywhere in this project.
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 PAD, STEPS_OF_THE_CUT = 4, 400
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +85,9 @@ class State:
 
 
 def tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 images ``(n, 32, 32, 3)`` as normalised ``(n, 3, 32, 32)``."""
+    """uint8 images ``(n, 32, 32, 3)`` as normalised ``(n, 3, 32, 32)``, on the device."""
     normal = (images.astype(np.float32) / 255 - MEAN) / STD
-    return torch.from_numpy(normal.astype(np.float32).transpose(0, 3, 1, 2).copy())
+    return torch.from_numpy(normal.astype(np.float32).transpose(0, 3, 1, 2).copy()).to(DEVICE)
 
 
 def crop_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,7 +106,7 @@ def evaluate(model: CifarResNet, test: cifar10.LabelledImages) -> float:
     right = 0
     with torch.no_grad():
         for start in range(0, len(test), 500):
-            found = model(tensor(test.images[start : start + 500])).argmax(1).numpy()
+            found = model(tensor(test.images[start : start + 500])).argmax(1).cpu().numpy()
             right += int(np.sum(found == test.labels[start : start + 500]))
     return 100 * right / len(test)
 
@@ -114,7 +115,7 @@ def group_pruner(model: CifarResNet, config: Config) -> Any:
     """Torch-Pruning's own, groups ranked by their norm over the largest of their layers."""
     return torch_pruning.pruner.GroupNormPruner(
         model,
-        torch.zeros(1, 3, 32, 32),
+        torch.zeros(1, 3, 32, 32, device=DEVICE),
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer="max"),
         reg=config.regularisation,
         global_pruning=config.global_pruning,
@@ -179,7 +180,8 @@ def train_epoch(
         rng = np.random.default_rng((config.seed, state.epoch, number))
         inputs = tensor(crop_and_flip(batch["image"], rng))
         logits = state.model(inputs)
-        loss = F.cross_entropy(logits, torch.from_numpy(batch["label"].astype(np.int64)))
+        labels = torch.from_numpy(batch["label"].astype(np.int64)).to(DEVICE)
+        loss = F.cross_entropy(logits, labels)
         if config.distillation:
             taught = distillation_loss(state.teacher, inputs, logits, config.temperature)
             loss = (1 - config.distillation) * loss + config.distillation * taught
@@ -196,8 +198,8 @@ def begin(config: Config, test: cifar10.LabelledImages) -> State:
     """The newest state, or the published network's."""
     kept = Path(config.folder) / "state.pt"
     if kept.exists():  # written by this script alone, so that pickles of it may be read
-        return torch.load(kept, weights_only=False)
-    model, teacher = (load(config.depth, Path(config.checkpoint)) for _ in range(2))
+        return torch.load(kept, map_location=DEVICE, weights_only=False)
+    model, teacher = (load(config.depth, Path(config.checkpoint)).to(DEVICE) for _ in range(2))
     teacher.eval()
     notes = {
         "dense_top1": evaluate(model, test),
@@ -278,6 +280,7 @@ def main(config: Config) -> None:
         "test_examples": len(test),
         "train_examples": len(train),
         "training_minutes": state.minutes,
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
         "peers": {name: importlib.metadata.version(name) for name in ("torch", "torch-pruning")},
     }
     print(json.dumps(figures))

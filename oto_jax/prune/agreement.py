@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.difference import worst_difference
+from oto_jax.prune.difference import full_precision, worst_difference
 from oto_jax.prune.equations import equations
 from oto_jax.prune.plan import SOFTMAX_DEPTH, Plan
 from oto_jax.prune.same_program import first_difference
@@ -137,8 +137,9 @@ def _difference(
     """The worst relative difference on a random input, and how much rounding can explain."""
     rng = np.random.default_rng(0)
     inputs = [_random_input(array, rng) for array in arrays]
-    expected, updated = jax.jit(full.fn)(full.variables, *inputs)
-    found, slim_updated = jax.jit(slim.fn)(slim.variables, *inputs)
+    with full_precision():
+        expected, updated = jax.jit(full.fn)(full.variables, *inputs)
+        found, slim_updated = jax.jit(slim.fn)(slim.variables, *inputs)
     difference = max(
         worst_difference(expected, found).relative,
         worst_difference(_cut(updated, plan), _numbers(slim_updated)).relative,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.difference import worst_difference
+from oto_jax.prune.difference import full_precision, worst_difference
 from oto_jax.prune.framework import framework_of
 from oto_jax.prune.macs import count_macs, count_parameters
 
@@ -75,6 +75,10 @@ def certify(full: Any, slim: Any, *inputs: Any, repeats: int = 0, **kwargs: Any)
     `prune` returned; an NNX module; a function of the inputs alone, whose parameters then count
     as 0.
 
+    Outputs are computed in full precision: left to itself, an accelerator multiplies float32
+    matrices with fewer digits, and so would show its own rounding. Latency is measured as the
+    models run.
+
     Args:
       full: the model before pruning, on the variables whose groups are zero.
       slim: the model after.
@@ -129,18 +133,19 @@ def _run(
     fn: Callable[..., Any], variables: Any, inputs: tuple[Any, ...], repeats: int
 ) -> tuple[Any, Cost]:
     variables, inputs = jax.device_put((variables, inputs))
-    run = jax.jit(fn)
-    outputs = jax.block_until_ready(run(variables, *inputs))
+    with full_precision():
+        outputs = jax.block_until_ready(jax.jit(fn)(variables, *inputs))
     cost = Cost(
         parameters=count_parameters(variables),
         macs=count_macs(fn, variables, *inputs),
-        latency=_latency(run, (variables, *inputs), repeats) if repeats else None,
+        latency=_latency(jax.jit(fn), (variables, *inputs), repeats) if repeats else None,
     )
     return outputs, cost
 
 
 def _latency(run: Callable[..., Any], args: tuple[Any, ...], repeats: int) -> float:
     """Median wall time of one compiled call, in seconds."""
+    jax.block_until_ready(run(*args))  # The first call compiles.
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -22,7 +22,7 @@ from oto_jax.prune.plan import Plan, make_plan
 from oto_jax.prune.reproof import check_still_safe
 from oto_jax.prune.slicing import slice_variables
 from oto_jax.prune.survivors import Kept, Survivors
-from oto_jax.zigs.call import Call
+from oto_jax.zigs.call import Call, abstract_array
 from oto_jax.zigs.partition import Path, Run, ZIGs, format_path, key_path
 from oto_jax.zigs.program import Body
 
@@ -90,7 +90,7 @@ def narrow_function(fn: Callable[..., Any], plan: Plan, zigs: ZIGs) -> Callable[
         rows = _rows(plan, variables)
         inputs = _array_leaves((args, kwargs))
         avals = [
-            jax.ShapeDtypeStruct(row.shape, leaf.dtype)
+            abstract_array(leaf).update(shape=row.shape)
             for row, leaf in zip(rows, leaves, strict=True)
         ]
         avals += call.arrays()

@@ -68,9 +68,17 @@ class Call:
         return cls(tuple(_from_json(data["args"])), _from_json(data["kwargs"]))
 
 
+def abstract_array(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of an array as JAX will see it: NumPy's float64 as float32, without x64."""
+    dtype = array.dtype
+    if isinstance(dtype, np.dtype):  # and not that of typed random keys
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(np.shape(array), dtype)
+
+
 def _abstract(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
-        return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)
+        return abstract_array(leaf)
     return leaf
 
 

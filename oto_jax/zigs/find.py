@@ -17,7 +17,7 @@ from flax import nnx
 
 from oto_jax.errors import HyperparameterError, OTOError, UnprunableModelError, UntraceableError
 from oto_jax.zigs import dims as d
-from oto_jax.zigs.call import Call
+from oto_jax.zigs.call import Call, abstract_array
 from oto_jax.zigs.groups import Attention, Options, Variable, find_groups
 from oto_jax.zigs.partition import Path, ZIGs, format_path, key_path
 from oto_jax.zigs.program import Body, Value
@@ -231,7 +231,7 @@ def abstract(leaf: Any, name: str) -> jax.ShapeDtypeStruct:
                 f"axis {axis} of {name!r} has no fixed size ({size}); give it any number: what"
                 " is found holds at every size, and oto_jax.narrow works at every size"
             )
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return abstract_array(leaf)
 
 
 def _trace(fn: Callable[..., Any], *args: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":  # Before JAX starts; whoever imports this file keeps its devices.
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ.update(XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import jax

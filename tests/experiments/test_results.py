@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from experiments.errors import DamagedDataError
-from experiments.results import format_json, read_results, write_results
+from experiments.results import commit, format_json, read_results, write_results
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -46,6 +46,18 @@ def test_a_result_file_says_where_its_figures_come_from(tmp_path, monkeypatch, f
     assert found["hardware"]["cores"] >= 1
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", found["commit"])
     assert found["command"] == f"{before}python experiments/digits.py --seed 7"
+
+
+def test_the_commit_can_be_told_where_there_is_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for told in (None, "e" * 40):
+        if told:
+            monkeypatch.setenv("OTO_JAX_COMMIT", told)
+        else:
+            monkeypatch.delenv("OTO_JAX_COMMIT", raising=False)
+        commit.cache_clear()
+        assert commit() == told
+    commit.cache_clear()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), object()])

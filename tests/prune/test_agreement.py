@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import oto_jax
-from oto_jax.prune.agreement import Program, check_agreement, check_shapes
+from oto_jax.prune.agreement import Program, check_agreement, check_shapes, check_values
 from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, plan_of_units
 from oto_jax.prune.slicing import slice_variables
 from oto_jax.prune.softmax_depth import scaled_attention
@@ -72,6 +72,17 @@ def test_the_scale_of_attention_is_trusted_where_values_cannot_tell():
     check(net(two, draw=True), net(two, extra=True, draw=True), plan)
     with pytest.raises(oto_jax.UnprunableModelError, match="steps"):
         check(net(two, draw=True), net(two, extra=True, draw=True))
+
+
+def test_values_are_compared_in_full_precision():
+    seen = []
+
+    def model(params, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return net(two)(params, x)
+
+    check_values(Program(model, PARAMS), Program(model, SLIM), PLAN, [X], "")
+    assert set(seen) == {"highest", None}  # None where only shapes and types are asked for.
 
 
 def test_outputs_and_updates_keep_their_shapes():

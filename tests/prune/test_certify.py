@@ -167,6 +167,21 @@ def test_latency_is_measured_when_asked_and_printed(vgg):
     assert f"{certificate.full.parameters:,}" in text
 
 
+def test_outputs_are_computed_in_full_precision_and_timed_as_the_model_runs():
+    seen = []
+
+    def model(w, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return x @ w
+
+    w, x = np.ones((3, 2), np.float32), np.ones((4, 3), np.float32)
+    oto_jax.certify((model, w), (model, w), x)
+    assert "highest" in seen
+    seen.clear()
+    oto_jax.certify((model, w), (model, w), x, repeats=1)
+    assert {"highest", None} <= set(seen)
+
+
 def test_nnx_models():
     model = MLP(nnx.Rngs(0))
     x = jnp.ones((2, 7))

@@ -341,11 +341,11 @@ assert len(slim.sharding.device_set) == 8
 
 
 def test_sharded_arrays_keep_the_sharding_that_still_divides(root):
-    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = "--xla_force_host_platform_device_count=8"
     run = subprocess.run(
         [sys.executable, "-c", SHARDED],
         cwd=root,
-        env=flags,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,
