@@ -252,6 +252,7 @@ TABLES: Mapping[str, Table] = {
     "discovery": _of_one_file("discovery", discovery),
     "latency": _of_one_file("latency", latency),
     "optimizer": _of_one_file("optimizer", optimizer),
+    "optimizer_gpu": _of_one_file("optimizer_gpu", optimizer),
     "ranking": _of_one_file("ranking", ranking),
     "scaling": _of_one_file("scaling", scaling),
     "shrinking": _of_one_file("shrinking", shrinking),

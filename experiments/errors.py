@@ -33,5 +33,9 @@ class DiskFullError(ExperimentError):
     """There is no room for a checkpoint; the last good one is untouched."""
 
 
+class DivergedError(ExperimentError):
+    """The training has left the finite numbers."""
+
+
 class CompileOnlyError(ExperimentError):
     """A TPU's compiler is missing, or does not know the topology that was asked for."""

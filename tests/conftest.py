@@ -1,4 +1,4 @@
-"""Settings of every test: strict ranks, warnings as errors, how long Hypothesis searches.
+"""Settings of every test: strict ranks, full precision, how long Hypothesis searches.
 
 Hypothesis profiles, chosen with the variable HYPOTHESIS_PROFILE:
   quick     the default: few examples, new ones in each run
@@ -16,6 +16,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# On a GPU or TPU too, float32 shall mean float32: by default these multiply with fewer digits.
+jax.config.update("jax_default_matmul_precision", "highest")
 
 # The first example of a test compiles, so a deadline would only measure the compiler.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)

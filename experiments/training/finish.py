@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import oto_jax
+from experiments.errors import DivergedError
 from experiments.results import write_results
 from experiments.training import parallel as par
 from experiments.training.loop import Trained
@@ -127,11 +128,20 @@ def finish(
 
     Returns:
       The figures.
+
+    Raises:
+      DivergedError: if one of them is not finite.
     """
     variables = variables_of(trained.state)
     outcome = prune_and_compare(task, trained.network, variables, parallel, run)
     figures = {**outcome.figures, **how_it_went(trained, config)}
     if parallel.host == 0:
         oto_jax.save(run.path / "slim", outcome.pruned, overwrite=True)
-        write_results(results, figures, seed=config["run"]["seed"])
+        try:
+            write_results(results, figures, seed=config["run"]["seed"])
+        except ValueError as error:
+            raise DivergedError(
+                f"a figure is not finite, so there is no {results.name}: {figures['test']} in the"
+                f" test; the network is in {run.path}"
+            ) from error
     return figures

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import oto_jax
+from experiments.errors import DivergedError
 from experiments.results import start_of_run
 from experiments.training import parallel as par
 from experiments.training import run_folder
@@ -261,11 +262,20 @@ def _shrink(session: _Session) -> None:
 
 
 def _add_up(session: _Session) -> None:
-    """Adds the metrics of the steps since to the sums, in the order of the steps."""
+    """Adds the metrics of the steps since to the sums, in the order of the steps.
+
+    Raises:
+      DivergedError: if one of their losses is not finite; nothing of it has been saved.
+    """
     sums = dict(session.progress.sums)
     counted = session.progress.counted
     for found in jax.device_get(session.pending):
         counted += len(next(iter(found.values())))
+        if not np.all(np.isfinite(found["loss"])):
+            raise DivergedError(
+                f"the loss is {found['loss'][~np.isfinite(found['loss'])][0]} by step"
+                f" {session.step}: lower --learning-rate, and give the run another --name"
+            )
         for name, values in found.items():
             for value in values:
                 sums[name] = sums.get(name, 0.0) + float(value)

@@ -13,7 +13,7 @@ import numpy as np
 from oto_jax.errors import UnprunableModelError
 from oto_jax.prune.difference import full_precision, worst_difference
 from oto_jax.prune.equations import equations
-from oto_jax.prune.plan import SOFTMAX_DEPTH, Plan
+from oto_jax.prune.plan import Plan
 from oto_jax.prune.same_program import first_difference
 from oto_jax.prune.slicing import slice_array
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
@@ -44,10 +44,10 @@ def check_agreement(
 ) -> None:
     """Checks that ``slim`` is ``full`` with some units cut out.
 
-    The proof is static: both programs are traced and compared step by step. Where they part, as
-    they rightly do at an attention layer that keeps its scale, or when one unit of an axis is
-    left, values decide; where those cannot, because the program draws random numbers or computes
-    in half precision, or there are no values, only an attention layer's scale is taken on trust.
+    The proof is static: both programs are traced and compared step by step. Where they take other
+    steps, as they may when one unit of an axis is left, values decide; where those cannot, because
+    the program draws random numbers or computes in half precision, or there are no values, the slim
+    program is refused. It is refused, too, where it takes the same steps with other numbers.
 
     Args:
       full: the full program on variables with zero groups.
@@ -63,12 +63,13 @@ def check_agreement(
     parting = first_difference(full.fn, full.variables, slim.fn, slim.variables, plan, arrays)
     if parting is None:
         return
-    decidable = _has_values(full.variables) and not _is_random(full, arrays)
-    if decidable:
-        check_values(full, slim, plan, arrays, parting)
-    if not decidable or _coarsest(full, arrays) > FINE_ENOUGH:
-        if not any(override.field == (SOFTMAX_DEPTH,) for override in plan.overrides):
-            raise UnprunableModelError(f"at its new widths {parting}")
+    if not parting.in_steps:
+        raise UnprunableModelError(f"at its new widths {parting.text}")
+    if not _has_values(full.variables) or _is_random(full, arrays):
+        raise UnprunableModelError(f"at its new widths {parting.text}")
+    check_values(full, slim, plan, arrays, parting.text)
+    if _coarsest(full, arrays) > FINE_ENOUGH:
+        raise UnprunableModelError(f"at its new widths {parting.text}")
 
 
 def check_shapes(

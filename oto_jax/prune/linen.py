@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.agreement import Program, check_agreement
+from oto_jax.prune.agreement import Program, check_agreement, check_shapes
 from oto_jax.prune.configuration import int_leaves, mark, marked_leaves, part, replaced
 from oto_jax.prune.linen_layers import (
     Seen,
@@ -21,9 +21,10 @@ from oto_jax.prune.linen_layers import (
 )
 from oto_jax.prune.linen_probe import probed_configuration
 from oto_jax.prune.linen_widths import by_module, widths_of, with_widths, without_widths
-from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan, depths_of
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
+from oto_jax.prune.softmax_depth import check_keeps_scale, stand_in
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
 
@@ -245,14 +246,38 @@ def _configuration(
 def _checked(work: Rebuilding, form: Any, overrides: tuple[Override, ...]) -> tuple[Any, Plan]:
     plan = dataclasses.replace(work.plan, form=form, overrides=overrides)
     slim = restore(work.model, plan)
-    check_agreement(
-        program(with_widths(work.model, work.before), work.variables, work.call),
+    full = with_widths(work.model, work.before)
+    programs = (
+        program(full, work.variables, work.call),
         program(slim, work.slim_variables, work.call),
-        plan,
-        work.call.arrays(),
     )
+    check_shapes(*programs, plan, work.call.arrays())
+    depths = depths_of(overrides)
+    around, slim_around = (_around_attention(whole, depths) for whole in programs)
+    check_agreement(around, slim_around, plan, work.call.arrays())
     _check_init(work, slim)
     return slim, plan
+
+
+def _around_attention(whole: Program, depths: Mapping[Path, int]) -> Program:
+    """The program with a stand-in for the attention of the modules that keep these depths.
+
+    Raises, when it is traced, `UnprunableModelError` for attention that does not keep its scale.
+    """
+
+    def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module: Any = context.module
+        depth = depths.get(module.path) if module.scope is not None else None
+        if depth is not None:
+            check_keeps_scale(module.attention_fn, depth, equal_depths=False)
+            object.__setattr__(module, "attention_fn", stand_in(depth))
+        return next_fun(*args, **kwargs)
+
+    def fn(variables: Any, *arrays: Any) -> tuple[Any, Any]:
+        with nn.intercept_methods(interceptor):
+            return whole.fn(variables, *arrays)
+
+    return Program(fn, whole.variables) if depths else whole
 
 
 def _check_init(work: Rebuilding, slim: nn.Module) -> None:

@@ -13,10 +13,10 @@ from oto_jax.errors import CheckpointError, ZIGMismatchError
 from oto_jax.prune.agreement import Program, check_agreement
 from oto_jax.prune.configuration import int_leaves, replaced
 from oto_jax.prune.nnx_layers import layer_attributes
-from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan, depths_of
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.softmax_depth import scaled_attention
+from oto_jax.prune.softmax_depth import check_keeps_scale, scaled_attention, stand_in
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, key_path
 
@@ -120,11 +120,31 @@ def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nnx.
     except Exception as error:  # Whatever a user's module raises at a width it did not expect.
         return Trial(broke_at=_raised_in(error, live), error=error)
     try:
-        full = program(work.model, work.call)
-        check_agreement(full, program(slim, work.call), plan, work.call.arrays())
+        depths = depths_of(plan.overrides)
+        full, around = (_around_attention(model, depths) for model in (work.model, slim))
+        check_agreement(
+            program(full, work.call), program(around, work.call), plan, work.call.arrays()
+        )
     except Exception as error:
         return Trial(error=error, ran=True)
     return Trial(result=(slim, plan))
+
+
+def _around_attention(model: nnx.Module, depths: Mapping[Path, int]) -> nnx.Module:
+    """A copy with a stand-in for the attention of the modules that keep these depths.
+
+    Raises:
+      UnprunableModelError: if one's attention does not keep its scale.
+    """
+    if not depths:
+        return model
+    copy = nnx.clone(model)
+    modules = _modules(copy)
+    for path, depth in depths.items():
+        module: Any = modules[path]
+        check_keeps_scale(module.attention_fn, depth, equal_depths=True)
+        module.attention_fn = stand_in(depth)
+    return copy
 
 
 def program(model: nnx.Module, call: Call, live: Modules | None = None) -> Program:

@@ -94,6 +94,15 @@ class Override:
     value: int | tuple[int, ...]
 
 
+def depths_of(overrides: Sequence[Override]) -> dict[Path, int]:
+    """The full head dimensions that attention layers keep as their scale, by the layer's path."""
+    return {
+        override.path: override.value
+        for override in overrides
+        if override.field == (SOFTMAX_DEPTH,) and isinstance(override.value, int)
+    }
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
     """What pruning keeps: static, hashable, and JSON through `Plan.to_json`.

@@ -4,12 +4,16 @@ Both are traced and their programs compared equation by equation. They agree whe
 the slim program is what `oto_jax.narrow` would evaluate: the same primitive on the corresponding
 values, the same numbers written into the code, and the static shapes of the surviving widths. A
 mean that now divides by another width, or a softmax with another scale, shows as another number.
+Steps that do nothing at the slim widths, such as spreading one unit over one unit, may be missing
+on either side.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
+from oto_jax.prune.draws import redrawn_constant
 from oto_jax.prune.narrow_params import narrow_params
 from oto_jax.prune.plan import Plan
 from oto_jax.prune.survivors import Kept, Survivors
@@ -41,6 +46,20 @@ OPAQUE = (
 """Parameters that hold code. Jaxprs are compared apart; derivative rules follow their function."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Parting:
+    """Where two programs part.
+
+    Attributes:
+      text: one sentence that names the first difference and the model's line.
+      in_steps: whether other steps are taken, whose results may be the same; otherwise the same
+        steps are taken with other numbers.
+    """
+
+    text: str
+    in_steps: bool = False
+
+
 def first_difference(
     full: Callable[..., Any],
     full_variables: Any,
@@ -48,7 +67,7 @@ def first_difference(
     slim_variables: Any,
     plan: Plan,
     arrays: Sequence[Any],
-) -> str | None:
+) -> Parting | None:
     """Where two programs part, or None: then the slim one is exactly the full one cut to size.
 
     Args:
@@ -58,11 +77,11 @@ def first_difference(
       slim_variables: the variables cut along ``plan``.
       plan: what is kept.
       arrays: the inputs, values or shapes.
-
-    Returns:
-      None, or one sentence that names the first difference and the model's line.
     """
     body, survivors = _cut_program(full, full_variables, plan, arrays)
+    redrawn = redrawn_constant(body, survivors)
+    if redrawn is not None:
+        return Parting(redrawn)
     closed = jax.make_jaxpr(slim)(slim_variables, *arrays)
     return next(_differences(body, closed.jaxpr, closed.consts, survivors), None)
 
@@ -85,69 +104,120 @@ def _cut_program(
 
 def _differences(
     body: Body, jaxpr: Any, consts: Sequence[Any], survivors: Survivors
-) -> Iterator[str]:
-    counterpart: dict[Any, Value] = dict(zip(jaxpr.invars, body.ins, strict=True))
+) -> Iterator[Parting]:
+    seen = _Seen(dict(zip(jaxpr.invars, body.ins, strict=True)), {})
     if len(consts) != len(body.consts):
-        yield f"it closes over {len(consts)} arrays instead of {len(body.consts)}"
+        yield Parting(f"it closes over {len(consts)} arrays instead of {len(body.consts)}", True)
         return
     for var, const, value in zip(jaxpr.constvars, consts, body.consts, strict=True):
-        counterpart[var] = value
+        seen.counterpart[var] = value
         if not _same_array(_cut(value, survivors), const):
-            yield "an array in the model's code is another one at the new width"
-    if len(jaxpr.eqns) != len(body.nodes):
-        yield f"it takes {len(jaxpr.eqns)} steps instead of {len(body.nodes)}"
-        return
-    for node, eqn in zip(body.nodes, jaxpr.eqns, strict=True):
-        for text in _node_differences(node, eqn, counterpart, survivors):
-            line = source_line(eqn)
-            yield f"{text} ({line})" if line else text
-        counterpart.update(zip(eqn.outvars, node.outs, strict=True))
+            yield Parting("an array in the model's code is another one at the new width")
+    nodes, eqns = deque(body.nodes), deque(jaxpr.eqns)
+    while nodes or eqns:
+        parting = _first_parting(nodes, eqns, seen, survivors)
+        if parting is None:
+            node, eqn = nodes.popleft(), eqns.popleft()
+            seen.counterpart.update(zip(eqn.outvars, node.outs, strict=True))
+        elif eqns and _does_nothing(eqns[0]):
+            eqn = eqns.popleft()
+            seen.counterpart[eqn.outvars[0]] = seen.counterpart[eqn.invars[0]]
+        elif nodes and _does_nothing(nodes[0].eqn, nodes[0], survivors):
+            node = nodes.popleft()
+            seen.same[node.outs[0]] = seen.value(node.ins[0])
+        else:
+            yield parting
+            return
     for atom, value in zip(jaxpr.outvars, body.outs, strict=True):
-        if not _corresponds(atom, value, counterpart):
-            yield "it returns something else"
+        if not seen.corresponds(atom, value):
+            yield Parting("it returns something else", True)
 
 
-def _node_differences(
-    node: Node, eqn: Any, counterpart: Mapping[Any, Value], survivors: Survivors
-) -> Iterator[str]:
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What the slim program's variables stand for, and which values of the full one are equal."""
+
+    counterpart: dict[Any, Value]
+    same: dict[Value, Value]
+
+    def value(self, value: Value) -> Value:
+        """The first of several equal values."""
+        return self.same.get(value, value)
+
+    def corresponds(self, atom: Any, value: Value) -> bool:
+        """Whether an operand of the slim program is that of the full one."""
+        if isinstance(atom, jex.Literal):
+            return value.const is not None and _same_array(value.const, atom.val)
+        return atom in self.counterpart and (
+            self.value(self.counterpart[atom]) is self.value(value)
+        )
+
+
+def _first_parting(
+    nodes: Sequence[Node], eqns: Sequence[Any], seen: _Seen, survivors: Survivors
+) -> Parting | None:
+    if not (nodes and eqns):
+        more = "more" if eqns else "fewer"
+        return Parting(f"it takes {more} steps than the full model", True)
+    found = next(_node_differences(nodes[0], eqns[0], seen, survivors), None)
+    if found is None:
+        return None
+    line = source_line(eqns[0])
+    return dataclasses.replace(found, text=f"{found.text} ({line})") if line else found
+
+
+def _does_nothing(eqn: Any, node: Node | None = None, survivors: Survivors | None = None) -> bool:
+    """Whether an equation, at the surviving widths, gives what it is given."""
+    name = eqn.primitive.name
+    if name not in ("broadcast_in_dim", "reshape", "transpose", "convert_element_type"):
+        return False
+    if len(eqn.invars) != 1 or isinstance(eqn.invars[0], jex.Literal):
+        return False
+    before, after = eqn.invars[0].aval, eqn.outvars[0].aval
+    if node is not None and survivors is not None:
+        shapes = survivors.shape(node.ins[0]), survivors.shape(node.outs[0])
+    else:
+        shapes = tuple(before.shape), tuple(after.shape)
+    order = {"broadcast_in_dim": "broadcast_dimensions", "transpose": "permutation"}.get(name)
+    in_order = order is None or tuple(eqn.params[order]) == tuple(range(len(shapes[1])))
+    return shapes[0] == shapes[1] and before.dtype == after.dtype and in_order
+
+
+def _node_differences(node: Node, eqn: Any, seen: _Seen, survivors: Survivors) -> Iterator[Parting]:
     if eqn.primitive.name != node.name or len(eqn.invars) != len(node.ins):
-        yield f"it computes {eqn.primitive.name} where the full model computes {node.name}"
+        text = f"it computes {eqn.primitive.name} where the full model computes {node.name}"
+        yield Parting(text, True)
         return
     for atom, value in zip(eqn.invars, node.ins, strict=True):
-        if not _corresponds(atom, value, counterpart):
-            yield from _operand_difference(node, atom, value)
+        if not seen.corresponds(atom, value):
+            yield _operand_difference(node, atom, value)
     wanted = narrow_params(node, survivors)
     for name, given in eqn.params.items():
         if name not in OPAQUE and not _same_param(wanted.get(name), given):
-            yield f"{node.name} has {name}={given} where {wanted.get(name)} was expected"
+            text = f"{node.name} has {name}={given} where {wanted.get(name)} was expected"
+            yield Parting(text, in_steps=not isinstance(given, int | float))
     if node.name not in DRAWS:
         yield from _numbering_differences(node, survivors)
     for var, out in zip(eqn.outvars, node.outs, strict=True):
         if tuple(var.aval.shape) != survivors.shape(out) or var.aval.dtype != out.dtype:
-            yield f"{node.name} gives {var.aval.str_short()}, not {survivors.shape(out)}"
+            text = f"{node.name} gives {var.aval.str_short()}, not {survivors.shape(out)}"
+            yield Parting(text, in_steps=True)
     for body, (jaxpr, consts) in zip(node.bodies, _jaxprs(eqn), strict=True):
         yield from _differences(body, jaxpr, consts, survivors)
 
 
-def _operand_difference(node: Node, atom: Any, value: Value) -> Iterator[str]:
+def _operand_difference(node: Node, atom: Any, value: Value) -> Parting:
     if isinstance(atom, jex.Literal) and value.const is not None:
-        yield f"{node.name} uses {atom.val} where the full model uses {value.const}"
-    else:
-        yield f"{node.name} is applied to something else"
+        return Parting(f"{node.name} uses {atom.val} where the full model uses {value.const}")
+    return Parting(f"{node.name} is applied to something else", in_steps=True)
 
 
-def _numbering_differences(node: Node, survivors: Survivors) -> Iterator[str]:
+def _numbering_differences(node: Node, survivors: Survivors) -> Iterator[Parting]:
     """A numbering of fewer positions is the old one cut only if the first ones were kept."""
     for dim in node.index_axes:
         kept = survivors.positions(dim)
         if kept is not None and not np.array_equal(kept, np.arange(len(kept))):
-            yield f"{node.name} numbers the positions anew"
-
-
-def _corresponds(atom: Any, value: Value, counterpart: Mapping[Any, Value]) -> bool:
-    if isinstance(atom, jex.Literal):
-        return value.const is not None and _same_array(value.const, atom.val)
-    return counterpart.get(atom) is value
+            yield Parting(f"{node.name} numbers the positions anew")
 
 
 def _same_array(left: Any, right: Any) -> bool:

@@ -299,7 +299,8 @@ def _owner(path: Path, found: list[tuple[Path, ArrayPlan]], mirrored: Counter[Pa
 
 def _slice_state(path: Path, leaf: Any, array: ArrayPlan) -> Any:
     shape = tuple(np.shape(leaf))
-    if shape[max(len(shape) - len(array.shape), 0) :] == array.shape:
+    square = shape == (*array.shape, *array.shape)  # a second moment across a vector, say
+    if shape[max(len(shape) - len(array.shape), 0) :] == array.shape and not square:
         return slice_array(leaf, array)
     hint = " (was it shrunk already?)" if shape == array.slim_shape else ""
     raise ZIGMismatchError(

@@ -144,6 +144,15 @@ def test_another_configuration_is_refused_by_name(cache, uninterrupted):
     assert "lmbda: 0.02 -> 0.5" in errors
 
 
+def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(cache, tmp_path):
+    run = launch(*OPTIONS, "--learning-rate", 1e38, "--workdir", tmp_path, cache=cache)
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 1
+    assert "DivergedError: the loss is" in errors
+    assert "Traceback" not in errors
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
 def test_an_unknown_option_is_refused_by_name(cache):
     run = launch("--lambda", 0.5, cache=cache)
     _, errors = run.communicate(timeout=300)

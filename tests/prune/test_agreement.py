@@ -1,5 +1,6 @@
 """A slim program that computes something else is never handed out."""
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -11,29 +12,39 @@ from flax import nnx
 
 import oto_jax
 from oto_jax.prune.agreement import Program, check_agreement, check_shapes, check_values
-from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, plan_of_units
+from oto_jax.prune.plan import plan_of_units
+from oto_jax.prune.same_program import first_difference
 from oto_jax.prune.slicing import slice_variables
 from oto_jax.prune.softmax_depth import scaled_attention
 from tests.prune.hand_made import plain, zigs_of
 from tests.prune.zeroing import randomised, zero_groups
 
 X = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
 PARAMS = {"a": jnp.asarray([[1.0, 0, 2, 3]] * 3), "b": jnp.arange(8.0).reshape(4, 2)}
 ZIGS = zigs_of(PARAMS, [("a", 4, [plain(("a",), 1, 4)], [plain(("b",), 0, 4)])])
 PLAN = plan_of_units(PARAMS, ZIGS, {"a": [0, 2, 3]})
 SLIM = slice_variables(PARAMS, PLAN)
 
 
-def net(scale, *, extra=False, draw=False):
-    def fn(params, x):
+def net(scale, *, extra=False, draw=None):
+    def fn(params, x, key):
         hidden = jnp.tanh(x @ params["a"]) * scale(params)
         if extra:
             hidden = jnp.sin(hidden) + hidden - jnp.sin(hidden)
         if draw:
-            hidden = hidden * jax.random.bernoulli(jax.random.key(0), shape=hidden.shape)
+            hidden = hidden * jax.random.bernoulli(draw(key), shape=hidden.shape)
         return hidden @ params["b"], None
 
     return fn
+
+
+def given(key):
+    return jax.random.fold_in(key, 3)
+
+
+def constant(key):
+    return jax.random.key(3)
 
 
 def width(params):
@@ -45,33 +56,65 @@ def two(params):
 
 
 def check(full, slim, plan=PLAN, params=PARAMS, slim_params=SLIM):
-    check_agreement(Program(full, params), Program(slim, slim_params), plan, [X])
+    check_agreement(Program(full, params), Program(slim, slim_params), plan, [X, KEY])
 
 
 def test_the_same_function_agrees():
     check(net(two), net(two))
-    check(net(two, draw=True), net(two, draw=True))
+    check(net(two, draw=given), net(two, draw=given))
 
 
 def test_a_width_in_a_formula_does_not():
-    for draw in (False, True):
+    shapes = {
+        "params": jax.eval_shape(lambda: PARAMS),
+        "slim_params": jax.eval_shape(lambda: SLIM),
+    }
+    for draw, values in itertools.product((None, given), ({}, shapes)):
         with pytest.raises(oto_jax.UnprunableModelError, match=r"3\.?0? where .* 4"):
-            check(net(width, draw=draw), net(width, draw=draw))
-    shapes = jax.eval_shape(lambda: PARAMS), jax.eval_shape(lambda: SLIM)
-    with pytest.raises(oto_jax.UnprunableModelError, match="4"):
-        check(net(width), net(width), params=shapes[0], slim_params=shapes[1])
+            check(net(width, draw=draw), net(width, draw=draw), **values)
 
 
 def test_other_steps_with_the_same_values_agree():
     check(net(two), net(two, extra=True))
 
 
-def test_the_scale_of_attention_is_trusted_where_values_cannot_tell():
-    scaled = (Override((), (SOFTMAX_DEPTH,), 8),)
-    plan = oto_jax.Plan(PLAN.spaces, PLAN.arrays, (), "widths", scaled)
-    check(net(two, draw=True), net(two, extra=True, draw=True), plan)
-    with pytest.raises(oto_jax.UnprunableModelError, match="steps"):
-        check(net(two, draw=True), net(two, extra=True, draw=True))
+def test_other_steps_are_refused_where_values_cannot_tell():
+    with pytest.raises(oto_jax.UnprunableModelError, match="where the full model computes"):
+        check(net(two, draw=given), net(two, draw=given, extra=True))
+    shapes = jax.eval_shape(lambda: PARAMS), jax.eval_shape(lambda: SLIM)
+    with pytest.raises(oto_jax.UnprunableModelError, match="where the full model computes"):
+        check(net(two), net(two, extra=True), params=shapes[0], slim_params=shapes[1])
+
+
+def test_numbers_drawn_from_a_key_in_the_code_are_other_numbers():
+    with pytest.raises(oto_jax.UnprunableModelError, match="a key that is not given.*test_agree"):
+        check(net(two, draw=constant), net(two, draw=constant))
+
+
+def test_steps_that_do_nothing_at_the_slim_width_may_be_missing():
+    """One unit spread over one unit, on either side; but not where it does something."""
+
+    plan = plan_of_units(PARAMS, ZIGS, {"a": [2]})
+    slim = slice_variables(PARAMS, plan)
+
+    def times_first(always):
+        def fn(params, x):
+            hidden = jnp.tanh(x @ params["a"])
+            first = x[:, :1]
+            if always or hidden.shape[1] > 1:
+                first = jax.lax.broadcast_in_dim(first, hidden.shape, (0, 1))
+            return (hidden * first) @ params["b"]
+
+        return fn
+
+    for left, right in itertools.product(map(times_first, (False, True)), repeat=2):
+        assert first_difference(left, PARAMS, right, slim, plan, [X]) is None
+    mirrored = times_first(True)
+    other = first_difference(
+        mirrored, PARAMS, lambda p, x: mirrored(p, x[:, ::-1]), slim, plan, [X]
+    )
+    assert other is not None
+    assert other.in_steps
 
 
 def test_values_are_compared_in_full_precision():
@@ -79,14 +122,16 @@ def test_values_are_compared_in_full_precision():
 
     def model(params, x):
         seen.append(jax.config.jax_default_matmul_precision)
-        return net(two)(params, x)
+        return net(two)(params, x, None)
 
-    check_values(Program(model, PARAMS), Program(model, SLIM), PLAN, [X], "")
-    assert set(seen) == {"highest", None}  # None where only shapes and types are asked for.
+    with jax.default_matmul_precision("tensorfloat32"):
+        check_values(Program(model, PARAMS), Program(model, SLIM), PLAN, [X], "")
+    assert seen.count("highest") >= 2
 
 
 def test_outputs_and_updates_keep_their_shapes():
-    full, slim = Program(net(two), PARAMS), Program(lambda p, x: (p["b"], None), SLIM)
+    full = Program(lambda p, x: net(two)(p, x, None), PARAMS)
+    slim = Program(lambda p, x: (p["b"], None), SLIM)
     with pytest.raises(oto_jax.UnprunableModelError, match=r"output.*\(3, 2\), not \(2, 2\)"):
         check_shapes(full, slim, PLAN, [X])
     full, slim = (

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pickle
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -271,6 +272,107 @@ def test_width_inside_a_formula_is_refused():
     variables = jax.jit(model.init)(jax.random.key(0), SEQUENCES)
     zigs = oto_jax.find_zigs(model, variables, SEQUENCES, attention="head_dim")
     with pytest.raises(oto_jax.UnprunableModelError, match=r"not the same model.*2\.0|narrow"):
+        oto_jax.prune(model, half_zero(variables, zigs), zigs)
+
+
+class Formula(nn.Module):
+    """Attention whose head dimension shrinks, and a width in a formula beside it."""
+
+    formula: bool
+    attention_fn: Any = nn.dot_product_attention
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        options = {"qkv_features": 24, "out_features": 8, "dtype": self.dtype}
+        x = nn.MultiHeadDotProductAttention(2, attention_fn=self.attention_fn, **options)(x)
+        y = nn.relu(nn.Dense(16, dtype=self.dtype)(x))
+        y = y * y.shape[-1] if self.formula else y
+        return nn.Dense(3)(nn.Dropout(0.1, deterministic=not train)(y))
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_a_shrinking_head_dimension_excuses_nothing_else(dtype):
+    """Where random numbers or half precision hide it from values, too."""
+    x, key = jnp.asarray(SEQUENCES, jnp.float32), jax.random.key(1)
+    for formula in (False, True):
+        model = Formula(formula, dtype=dtype)
+        variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
+        zigs = oto_jax.find_zigs(
+            model, variables, x, train=True, rngs={"dropout": key}, attention="head_dim"
+        )
+        variables = half_zero(variables, zigs)
+        if formula:
+            with pytest.raises(oto_jax.UnprunableModelError, match=r"mul uses 8\.?0? where .* 16"):
+                oto_jax.prune(model, variables, zigs)
+        else:
+            slim = oto_jax.prune(model, variables, zigs)
+            full = run(model, variables, x)
+            bound = 1e-5 if dtype is None else 0.05
+            assert relative(full, run(slim.model, slim.variables, x)) <= bound
+
+
+def unscaled(query, key, value, **_):
+    """Attention that divides by nothing, whatever the depth."""
+    return nn.dot_product_attention(query * np.sqrt(query.shape[-1]), key, value)
+
+
+def own_scaled(query, key, value, **_):
+    """Equation 1, in a user's own words."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / jnp.sqrt(query.shape[-1])
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
+
+
+def asking(query, key, value, **_):
+    if query.shape[2] != 2:
+        raise ValueError("other heads")
+    return own_scaled(query, key, value)
+
+
+@pytest.mark.parametrize(
+    "attention_fn, message",
+    [(own_scaled, None), (unscaled, "does not divide its scores"), (asking, "tried alone")],
+)
+def test_attention_of_the_user_keeps_its_scale_or_is_refused(attention_fn, message):
+    x = jnp.asarray(SEQUENCES, jnp.float32)
+    model = Formula(False, attention_fn)
+    variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
+    zigs = oto_jax.find_zigs(model, variables, x, attention="head_dim")
+    variables = half_zero(variables, zigs)
+    if message is not None:
+        with pytest.raises(oto_jax.UnprunableModelError, match=message):
+            oto_jax.prune(model, variables, zigs)
+        return
+    slim = oto_jax.prune(model, variables, zigs)
+    assert relative(run(model, variables, x), run(slim.model, slim.variables, x)) <= 1e-5
+
+
+class Scaled(nn.Module):
+    """A width in a formula, where random input does not show it."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x):
+        tokens = self.kind == "tokens"
+        h = nn.relu(nn.Dense(8)(nn.Embed(30, 5)(x) if tokens else x))
+        scaled = h * h.shape[-1]
+        if self.kind == "noise":
+            h = h * jax.random.normal(jax.random.key(7), (1, h.shape[-1]))
+        elif self.kind != "argmax":
+            rare = x > 5 if tokens else x[..., 0] > 10
+            scaled = jnp.where(rare[..., None], scaled, h)
+        y = nn.Dense(3)(h if self.kind == "noise" else scaled)
+        return jnp.argmax(y + 5 * nn.Dense(3)(x), -1) if self.kind == "argmax" else y
+
+
+@pytest.mark.parametrize("kind", ["tokens", "rare", "argmax", "noise"])
+def test_a_width_that_random_values_do_not_show_is_refused(kind):
+    x = np.asarray([[1, 2, 7, 20]]) if kind == "tokens" else jnp.asarray(VECTORS, jnp.float32)
+    model = Scaled(kind)
+    variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
+    zigs = oto_jax.find_zigs(model, variables, x)
+    with pytest.raises(oto_jax.UnprunableModelError, match=r"mul uses|key that is not given"):
         oto_jax.prune(model, half_zero(variables, zigs), zigs)
 
 

@@ -238,6 +238,10 @@ def test_what_does_not_follow_is_an_error():
     state = optax.adam(1e-3).init(PARAMS)
     with pytest.raises(oto_jax.ZIGMismatchError, match="shrunk already"):
         oto_jax.shrink(oto_jax.shrink(state, PLAN), PLAN)
+    vector = ArrayPlan(("w",), (4,), ((0, Cut.of(4, [1])),))
+    assert oto_jax.shrink({"w": jnp.ones((3, 4))}, Plan((), (vector,), ()))["w"].shape == (3, 1)
+    with pytest.raises(oto_jax.ZIGMismatchError, match="'w' has shape .4, 4."):
+        oto_jax.shrink({"w": jnp.eye(4)}, Plan((), (vector,), ()))  # entries across the vector
     arrays = (ArrayPlan(("x", "w"), (4,), ((0, Cut.of(4, [1])),)), ArrayPlan(("w",), (4,)))
     with pytest.raises(oto_jax.ZIGMismatchError, match="could belong to"):
         oto_jax.shrink({"x": {"w": jnp.ones(4)}}, Plan((), arrays, ()))
