@@ -52,8 +52,9 @@ class Config:
       momentum: of SGD.
       weight_decay: while fine-tuning.
       regularisation: weight of the group-norm regulariser.
-      distillation: weight of learning from the published network, beside the labels; 0 as its
+      distillation: weight of learning from a published network, beside the labels; 0 as its
         authors have it, 0.9 as `experiments/resnet_cifar10.py`.
+      teacher: the depth of that network; default: the one that is pruned.
       temperature: by which logits are divided there.
       global_pruning: rank the groups of all layers together, instead of cutting each alike.
       max_pruning_ratio: no layer loses more than this share.
@@ -77,6 +78,7 @@ class Config:
     weight_decay: float = 5e-4
     regularisation: float = 5e-4
     distillation: float = 0.0
+    teacher: Literal[20, 32, 44, 56] | None = None
     temperature: float = 4.0
     global_pruning: bool = True
     max_pruning_ratio: float = 1.0
@@ -105,11 +107,18 @@ def request(config: Config, folder: Path) -> dict[str, Any]:
         settings["sparse_epochs"] = config.epochs // 2
     if not 0 <= settings["sparse_epochs"] < config.epochs:
         sys.exit("--sparse-epochs must leave an epoch to fine-tune in")
-    found = sorted((data_folder() / "resnet_cifar10").glob(f"resnet{config.depth}-*.npz"))
-    checkpoint = config.checkpoint or (found[0] if found else None)
-    if checkpoint is None:
-        sys.exit("there is no published checkpoint; give one as --checkpoint")
-    return {**settings, "checkpoint": str(checkpoint.absolute()), "folder": str(folder)}
+    checkpoint = config.checkpoint or published(config.depth)
+    teacher = checkpoint if config.teacher is None else published(config.teacher)
+    places = {"checkpoint": checkpoint, "teacher_checkpoint": teacher, "folder": folder}
+    return {**settings, **{name: str(path.absolute()) for name, path in places.items()}}
+
+
+def published(depth: int) -> Path:
+    """The checkpoint of a depth in the shared data."""
+    found = sorted((data_folder() / "resnet_cifar10").glob(f"resnet{depth}-*.npz"))
+    if not found:
+        sys.exit(f"there is no published ResNet-{depth}; give one as --checkpoint")
+    return found[0]
 
 
 def main(config: Config) -> None:
@@ -121,7 +130,7 @@ def main(config: Config) -> None:
     except PeersMissingError as error:
         sys.exit(f"skipped: {error}")
     asked = request(config, folder)
-    settings = {k: v for k, v in asked.items() if k not in ("checkpoint", "folder")}
+    settings = {k: v for k, v in asked.items() if not k.endswith(("checkpoint", "folder"))}
     command = [str(python), str(SCRIPT), json.dumps(asked)]
     with open_run(folder, settings):
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -62,6 +62,7 @@ def cifar10_task(
     run: RunOptions,
     parallel: Parallel,
     variables: Callable[[int], Any] | None = None,
+    teacher: tuple[nn.Module, Any] | None = None,
 ) -> Task:
     """Training a network on CIFAR-10: random crops and flips, ImageNet's mean and deviation.
 
@@ -72,9 +73,10 @@ def cifar10_task(
       run: the run's options.
       parallel: the devices.
       variables: from a seed to initial variables; default: the model's own initialisation.
+      teacher: a trained network and its variables, for a recipe with ``distillation``.
 
     Raises:
-      OptionError: if the recipe wants to learn from a network that has not learned anything.
+      OptionError: if the recipe wants to learn from a network, and there is none.
     """
     par.check_batch_size(parallel, recipe.batch_size, run.accumulate)
     train = cifar10.load("train", data.data_dir).first(data.train_images)
@@ -102,7 +104,7 @@ def cifar10_task(
         call={"train": False},
         zigs_options={},
         optimizer=hspg_optimizer(recipe, steps_per_epoch, mac_costs(model, *inputs)),
-        loss=classification_loss(augmented, _distillation(model, recipe, variables, run.seed)),
+        loss=classification_loss(augmented, _distillation(recipe, teacher)),
         batches=batches,
         evaluate=cifar10_evaluator(test, parallel),
         batch_size=recipe.batch_size,
@@ -111,21 +113,19 @@ def cifar10_task(
     )
 
 
-def _distillation(
-    model: nn.Module, recipe: Recipe, variables: Callable[[int], Any] | None, seed: int
-) -> Distillation | None:
-    """The network at the start as the teacher, where the recipe has one."""
+def _distillation(recipe: Recipe, teacher: tuple[nn.Module, Any] | None) -> Distillation | None:
+    """Learning from the teacher, where the recipe has one."""
     if recipe.distillation == 0:
         return None
-    if variables is None:
-        raise OptionError("--distillation needs trained weights to start from: set it to 0 without")
-    trained = variables(seed)
+    if teacher is None:
+        raise OptionError("--distillation needs a trained network to learn from: set it to 0")
+    network, trained = teacher
 
-    def teacher(inputs: jax.Array) -> jax.Array:
-        logits: Any = model.apply(trained, inputs, train=False)
+    def said(inputs: jax.Array) -> jax.Array:
+        logits: Any = network.apply(trained, inputs, train=False)
         return logits
 
-    return Distillation(teacher, recipe.distillation, recipe.temperature)
+    return Distillation(said, recipe.distillation, recipe.temperature)
 
 
 def cifar10_evaluator(

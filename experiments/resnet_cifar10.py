@@ -76,8 +76,11 @@ class Config:
     Attributes:
       depth: number of layers.
       from_scratch: train from random weights instead of the published ones: set --epochs to 200 or
-        so, --start-epoch and --target-epochs to a tenth and to half of that, --distillation to 0.
+        so, --start-epoch and --target-epochs to a tenth and to half of that, and --distillation to
+        0 or give a --teacher.
       checkpoint: an .npz with the published weights; default: in the shared data.
+      teacher: learn from the published network of this depth, where the recipe has distillation;
+        default: from the one that is pruned, as it was at the start.
       eval_only: evaluate the published weights and train nothing.
       recipe: hyperparameters.
       data: the data and how the network computes.
@@ -87,6 +90,7 @@ class Config:
     depth: Depth = 20
     from_scratch: bool = False
     checkpoint: Path | None = None
+    teacher: Depth | None = None
     eval_only: bool = False
     recipe: Recipe = HALF
     data: Cifar10Options = dataclasses.field(default_factory=Cifar10Options)
@@ -135,12 +139,23 @@ def published(config: Config) -> tuple[CifarResNet, dict[str, Any]]:
 
 def make_task(config: Config, parallel: Parallel) -> Task:
     """What this script trains."""
+    teacher = None
+    if config.teacher is not None:
+        teacher = published(dataclasses.replace(config, depth=config.teacher, checkpoint=None))
     if config.from_scratch:
         model = MODELS[config.depth](**config.data.model_fields)
-        return cifar10_task(model, config.recipe, config.data, config.run, parallel)
+        return cifar10_task(
+            model, config.recipe, config.data, config.run, parallel, teacher=teacher
+        )
     model, weights = published(config)
     return cifar10_task(
-        model, config.recipe, config.data, config.run, parallel, lambda seed: weights
+        model,
+        config.recipe,
+        config.data,
+        config.run,
+        parallel,
+        variables=lambda seed: weights,
+        teacher=teacher or (model, weights),
     )
 
 

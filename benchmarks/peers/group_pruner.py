@@ -53,6 +53,7 @@ class Config:
 
     depth: int
     checkpoint: str
+    teacher_checkpoint: str
     folder: str
     epochs: int
     sparse_epochs: int
@@ -63,6 +64,7 @@ class Config:
     weight_decay: float
     regularisation: float
     distillation: float
+    teacher: int | None
     temperature: float
     global_pruning: bool
     max_pruning_ratio: float
@@ -199,7 +201,8 @@ def begin(config: Config, test: cifar10.LabelledImages) -> State:
     kept = Path(config.folder) / "state.pt"
     if kept.exists():  # written by this script alone, so that pickles of it may be read
         return torch.load(kept, map_location=DEVICE, weights_only=False)
-    model, teacher = (load(config.depth, Path(config.checkpoint)).to(DEVICE) for _ in range(2))
+    model = load(config.depth, Path(config.checkpoint)).to(DEVICE)
+    teacher = load(config.teacher or config.depth, Path(config.teacher_checkpoint)).to(DEVICE)
     teacher.eval()
     notes = {
         "dense_top1": evaluate(model, test),

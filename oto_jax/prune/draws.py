@@ -43,7 +43,7 @@ def _is_key(value: Value) -> bool:
     return value.dtype == np.uint32 and value.shape[-1:] in {(n,) for n in RAW_KEY_SIZES}
 
 
-def _redrawn(body: Body, given: set[Value], survivors: Survivors) -> Iterator[str]:
+def _redrawn(body: Body, given: set[Value], survivors: Survivors) -> Iterator[str | None]:
     """Source lines of such draws; ``given`` grows by what is made of it."""
     for node in body.nodes:
         known = [value in given for value in node.ins]
@@ -59,7 +59,7 @@ def _redrawn(body: Body, given: set[Value], survivors: Survivors) -> Iterator[st
 
 def _within(
     node: Node, known: list[bool], given: set[Value], survivors: Survivors
-) -> Iterator[str]:
+) -> Iterator[str | None]:
     """The bodies of an equation; its results are given where all bodies make them of what is."""
     if node.name == "scan":
         consts, carries = scan_counts(node)

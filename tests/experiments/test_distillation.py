@@ -12,6 +12,7 @@ from experiments import resnet_cifar10
 from experiments.errors import OptionError
 from experiments.training.classification import Distillation, classification_loss
 from experiments.training.parallel import data_parallel
+from oto_jax.models.resnet import ResNet20
 
 
 class Classifier(nn.Module):
@@ -77,3 +78,7 @@ def test_a_network_that_has_learned_nothing_is_refused_as_teacher(shared_data):
     config = dataclasses.replace(config, from_scratch=True, recipe=recipe)
     with pytest.raises(OptionError, match="--distillation"):
         resnet_cifar10.make_task(config, data_parallel("pmap"))
+    taught = resnet_cifar10.make_task(
+        dataclasses.replace(config, teacher=32), data_parallel("pmap")
+    )
+    assert taught.model == ResNet20(dtype="float32")
