@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -68,7 +67,7 @@ def _pairs(compared: Certificate | Pairs) -> dict[str, tuple[float, float]]:
     if not compared:
         raise PlotError("there is nothing to compare")
     for name, pair in compared.items():
-        if len(pair) != 2 or not all(math.isfinite(x) and x >= 0 for x in pair) or not pair[0]:
+        if np.shape(pair) != (2,) or not np.all(np.isfinite(pair)) or min(pair) < 0 or not pair[0]:
             raise PlotError(f"{name!r} is {pair}; give the full and the slim figure")
     return dict(compared)
 
@@ -158,7 +157,10 @@ def _spread(ax: Axes, costs: Sequence[float]) -> None:
 
 
 def _ordered(name: str, curve: Points) -> np.ndarray:
-    table = np.asarray(sorted(curve), float)
+    try:
+        table = np.asarray(sorted(curve), float)
+    except (TypeError, ValueError):  # no pairs, not all of one length, no numbers
+        table = np.empty(0)
     if table.ndim != 2 or table.shape[1:] != (2,) or not np.isfinite(table).all():
         raise PlotError(f"the curve {name!r} needs pairs of cost and score, all finite")
     return table

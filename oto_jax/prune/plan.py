@@ -294,7 +294,7 @@ def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1, keep_one: bool =
       >>> [array.slim_shape for array in plan.arrays]
       [(2, 2), (2, 4)]
     """
-    if not isinstance(round_to, int) or round_to < 1:
+    if not isinstance(round_to, int | np.integer) or round_to < 1:
         raise UnprunableModelError(f"round_to has to be a positive integer, not {round_to!r}")
     if not zigs.num_groups:
         raise UnprunableModelError(
@@ -304,7 +304,7 @@ def make_plan(variables: Any, zigs: ZIGs, *, round_to: int = 1, keep_one: bool =
     emptied = frozenset(name for name, units in alive.items() if not units.any())
     dropped = frozenset() if keep_one else emptied
     kept = {
-        space.name: kept_units(np.flatnonzero(alive[space.name]), space.size, round_to)
+        space.name: kept_units(np.flatnonzero(alive[space.name]), space.size, int(round_to))
         for space in zigs.spaces
         if space.name not in dropped
     }

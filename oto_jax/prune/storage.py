@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oto_jax.errors import CheckpointError, OTOError
+from oto_jax.prune.fingerprint import contradict, fingerprint
 from oto_jax.prune.framework import framework_of
 from oto_jax.prune.plan import Plan
 from oto_jax.prune.prune import Pruned
@@ -121,7 +122,9 @@ def load(path: PathLike, model: Any) -> Pruned:
 
             _check_shapes(plan, leaves_by_path(nnx.state_of(model)))
             slim = nnx.restore(model, plan, arrays)
-            return Pruned(slim, nnx.state_of(slim), plan)
+            pruned = Pruned(slim, nnx.state_of(slim), plan)
+            _check_program(document, pruned)
+            return pruned
     return Pruned(model, read_skeleton(document["tree"], arrays), plan)
 
 
@@ -144,7 +147,34 @@ def _load_linen(
             f"the checkpoint does not fit this {type(model).__name__}: {error}; load it into the"
             " model that was pruned"
         ) from error
-    return Pruned(slim, variables, plan)
+    pruned = Pruned(slim, variables, plan)
+    _check_program(document, pruned)
+    return pruned
+
+
+def _check_program(document: Mapping[str, Any], pruned: Pruned) -> None:
+    """Where both can be traced alike, the model has to compute what the saved one did."""
+    saved, found = document.get("program"), _program(pruned)
+    if saved and found and contradict(saved, found):
+        raise CheckpointError(
+            f"this {type(pruned.model).__name__} has the shapes of the model that was pruned, but"
+            " computes something else; load the checkpoint into that model"
+        )
+
+
+def _program(pruned: Pruned) -> dict[str, Any] | None:
+    """The fingerprint of the slim model on the call that it was found with; None without one."""
+    call = pruned.plan.call
+    match framework_of(pruned.model) if call else None:
+        case "linen":
+            from oto_jax.prune import linen
+
+            return fingerprint(linen.program(pruned.model, pruned.variables, call), call)
+        case "nnx":
+            from oto_jax.prune import nnx
+
+            return fingerprint(nnx.program(pruned.model, call), call)
+    return None
 
 
 def _check_class(document: Mapping[str, Any], model: Any, plan: Plan) -> None:
@@ -193,6 +223,7 @@ def _content(pruned: Pruned, arrays: Mapping[Path, np.ndarray]) -> dict[str, Any
         "format": FORMAT,
         "version": VERSION,
         "model": type(pruned.model).__name__,
+        "program": _program(pruned),
         "plan": pruned.plan.to_json(),
         "tree": skeleton(pruned.variables),
         "arrays": [

@@ -160,7 +160,13 @@ def test_costs_of_a_certificate(ax, full, zigs, zeroed):
 
 @pytest.mark.parametrize(
     ("pairs", "words"),
-    [({}, "nothing"), ({"MACs": (0, 1)}, "'MACs'"), ({"MACs": (1, float("nan"))}, "'MACs'")],
+    [
+        ({}, "nothing"),
+        ({"MACs": (0, 1)}, "'MACs'"),
+        ({"MACs": (1, float("nan"))}, "'MACs'"),
+        ({"MACs": 3}, "'MACs'"),
+        ({"MACs": (1, 2, 3)}, "'MACs'"),
+    ],
 )
 def test_impossible_costs_are_named(ax, pairs, words):
     with pytest.raises(oto_jax.PlotError, match=words):
@@ -188,7 +194,9 @@ def test_costs_far_apart_get_a_log_axis(ax, low, scale):
     assert left < low < 100 < right
 
 
-@pytest.mark.parametrize("points", [{}, [], [(1, float("nan"))], {"a": [(1, 2, 3)]}])
+@pytest.mark.parametrize(
+    "points", [{}, [], [(1, float("nan"))], {"a": [(1, 2, 3)]}, [(1, 2), (3,)], [1, 2]]
+)
 def test_curves_without_points_are_refused(ax, points):
     with pytest.raises(oto_jax.PlotError):
         plot.trade_off(points, ax=ax)

@@ -153,8 +153,10 @@ def test_bad_input_is_named():
     params, zigs = dense_pair()
     with pytest.raises(oto_jax.UnprunableModelError, match="no group"):
         make_plan(params, zigs_of(params, []))
-    with pytest.raises(oto_jax.UnprunableModelError, match="round_to"):
-        make_plan(params, zigs, round_to=0)
+    assert make_plan(params, zigs, round_to=np.int64(2)) == make_plan(params, zigs, round_to=2)
+    for wrong in (0, 2.0):
+        with pytest.raises(oto_jax.UnprunableModelError, match="round_to"):
+            make_plan(params, zigs, round_to=wrong)
     for bad in (np.nan, np.inf):
         broken = jax.tree.map(np.copy, params)
         broken["b"]["kernel"][0, 0] = bad

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from flax import nnx
 
 import oto_jax
 from oto_jax.prune import storage
+from oto_jax.prune.fingerprint import contradict
 from tests.prune.linen_models import (
     CASES,
     IMAGES,
@@ -131,6 +133,54 @@ def test_nnx_model_with_random_state(tmp_path):
     assert again.model.first.out_features == slim.model.first.out_features
     with pytest.raises(oto_jax.CheckpointError, match=r"first/.* is \(16"):
         oto_jax.load(tmp_path / "slim", MLP(nnx.Rngs(7), hidden=16))
+
+
+class Activated(nn.Module):
+    """Its shapes say nothing of its activation, nor of the number in its code."""
+
+    act: Callable[[jax.Array], jax.Array] = nn.relu
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(self.scale * self.act(nn.Dense(8)(x)))
+
+
+class ActivatedNnx(nnx.Module):
+    def __init__(self, act, rngs):
+        self.first, self.act = nnx.Linear(4, 8, rngs=rngs), act
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.act(self.first(x)))
+
+
+def test_a_model_of_the_same_shapes_that_computes_something_else_is_refused(tmp_path):
+    x = np.ones((2, 4), np.float32)
+    variables = Activated().init(jax.random.key(0), x)
+    zigs = oto_jax.find_zigs(Activated(), variables, x)
+    slim = oto_jax.prune(Activated(), half_zero(variables, zigs), zigs)
+    oto_jax.save(tmp_path / "linen", slim)
+    assert_same(slim, oto_jax.load(tmp_path / "linen", Activated()))
+    for other in (Activated(nn.tanh), Activated(scale=2.0)):
+        with pytest.raises(oto_jax.CheckpointError, match="computes something else"):
+            oto_jax.load(tmp_path / "linen", other)
+    model = ActivatedNnx(nnx.relu, nnx.Rngs(0))
+    zigs = oto_jax.find_zigs(model, x)
+    params = nnx.state(model, nnx.Param)
+    nnx.update(model, zero_groups(params, zigs, random_groups(zigs)))
+    oto_jax.save(tmp_path / "nnx", oto_jax.prune(model, zigs))
+    oto_jax.load(tmp_path / "nnx", ActivatedNnx(nnx.relu, nnx.Rngs(1)))
+    with pytest.raises(oto_jax.CheckpointError, match="computes something else"):
+        oto_jax.load(tmp_path / "nnx", ActivatedNnx(nnx.tanh, nnx.Rngs(0)))
+
+
+def test_programs_traced_under_other_conditions_do_not_contradict():
+    here = {"steps": "a", "jax": "1", "x64": False}
+    assert contradict(here, {**here, "steps": "b"})
+    assert not contradict(here, here)
+    for change in ({"jax": "2"}, {"x64": True}):
+        assert not contradict(here, {**here, "steps": "b", **change})
 
 
 def test_an_existing_checkpoint_is_kept_unless_told_otherwise(slim, tmp_path):
