@@ -22,6 +22,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +114,11 @@ def request(config: Config, folder: Path) -> dict[str, Any]:
     return {**settings, **{name: str(path.absolute()) for name, path in places.items()}}
 
 
+def settings_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the figures, without places."""
+    return {k: v for k, v in asked.items() if not k.endswith(("checkpoint", "folder"))}
+
+
 def published(depth: int) -> Path:
     """The checkpoint of a depth in the shared data."""
     found = sorted((data_folder() / "resnet_cifar10").glob(f"resnet{depth}-*.npz"))
@@ -130,7 +136,7 @@ def main(config: Config) -> None:
     except PeersMissingError as error:
         sys.exit(f"skipped: {error}")
     asked = request(config, folder)
-    settings = {k: v for k, v in asked.items() if not k.endswith(("checkpoint", "folder"))}
+    settings = settings_of(asked)
     command = [str(python), str(SCRIPT), json.dumps(asked)]
     with open_run(folder, settings):
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -14,7 +14,7 @@ from oto_jax.errors import UnprunableModelError
 from oto_jax.prune.difference import full_precision, worst_difference
 from oto_jax.prune.equations import equations
 from oto_jax.prune.plan import Plan
-from oto_jax.prune.same_program import first_difference
+from oto_jax.prune.same_program import changed_draw, first_difference
 from oto_jax.prune.slicing import slice_array
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
 from oto_jax.zigs.rules.randomness import DRAWS
@@ -28,11 +28,13 @@ class Program:
     """A pure ``fn(variables, *arrays) -> (outputs, updated variables or None)`` and its variables.
 
     The updated variables, where there are any, are those arrays of ``variables`` that a call
-    changes, such as running statistics.
+    changes, such as running statistics. ``streams`` are those variables that hold the caller's
+    random keys; any other key among the variables is a constant of the model.
     """
 
     fn: Callable[..., tuple[Any, Any]]
     variables: Any
+    streams: frozenset[Path] = frozenset()
 
     def shapes(self, arrays: Sequence[jax.ShapeDtypeStruct]) -> tuple[Any, Any]:
         """Abstract outputs and updated variables, without computing anything."""
@@ -60,6 +62,7 @@ def check_agreement(
       Exception: whatever the slim program raises when it cannot run at all.
     """
     check_shapes(full, slim, plan, arrays)
+    check_draws(full, plan, arrays)
     parting = first_difference(full.fn, full.variables, slim.fn, slim.variables, plan, arrays)
     if parting is None:
         return
@@ -70,6 +73,17 @@ def check_agreement(
     check_values(full, slim, plan, arrays, parting.text)
     if _coarsest(full, arrays) > FINE_ENOUGH:
         raise UnprunableModelError(f"at its new widths {parting.text}")
+
+
+def check_draws(full: Program, plan: Plan, arrays: Sequence[jax.ShapeDtypeStruct]) -> None:
+    """Checks that no constant of the model is drawn at random along a width that shrinks.
+
+    Raises:
+      UnprunableModelError: if one is: a narrower module draws another one.
+    """
+    changed = changed_draw(full.fn, full.variables, plan, arrays, full.streams)
+    if changed is not None:
+        raise UnprunableModelError(f"at its new widths {changed}")
 
 
 def check_shapes(
@@ -141,11 +155,14 @@ def _difference(
     with full_precision():
         expected, updated = jax.jit(full.fn)(full.variables, *inputs)
         found, slim_updated = jax.jit(slim.fn)(slim.variables, *inputs)
+    # A mask of -1e9 among the outputs shall not make what differs beside it look small.
+    eps = _coarsest(full, inputs)
+    equal = 1e-6 if eps < FINE_ENOUGH else 1.0
     difference = max(
-        worst_difference(expected, found).relative,
-        worst_difference(_cut(updated, plan), _numbers(slim_updated)).relative,
+        worst_difference(expected, found, equal_counts=equal).relative,
+        worst_difference(_cut(updated, plan), _numbers(slim_updated), equal_counts=equal).relative,
     )
-    return difference, max(1e-9, 400 * _coarsest(full, inputs))
+    return difference, max(1e-9, 400 * eps)
 
 
 def _cut(updated: Any, plan: Plan) -> dict[Path, Any]:
@@ -165,7 +182,9 @@ def _numbers(tree: Any) -> dict[Path, Any]:
 
 def _doubled(program: Program) -> Program:
     """The program on variables of twice the precision."""
-    return Program(program.fn, jax.tree_util.tree_map(_double, program.variables))
+    return dataclasses.replace(
+        program, variables=jax.tree_util.tree_map(_double, program.variables)
+    )
 
 
 def _double(leaf: Any) -> Any:

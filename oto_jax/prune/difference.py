@@ -22,6 +22,10 @@ def full_precision() -> Any:
     return jax.default_matmul_precision("highest")
 
 
+MASKS = 1e8
+"""From here on a number among outputs is taken to say that nothing is there."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """Worst absolute difference, and the same relative to the largest magnitude of an output."""
@@ -30,12 +34,16 @@ class Difference:
     relative: float
 
 
-def worst_difference(expected: Any, found: Any, *, equal_nan: bool = False) -> Difference:
+def worst_difference(
+    expected: Any, found: Any, *, equal_nan: bool = False, equal_counts: float = 1.0
+) -> Difference:
     """The worst difference over all leaves, in float64.
 
     For each leaf ``absolute = max|a - b|`` and ``relative = absolute / max|a|``. Equal infinities
     do not differ; NaN differs from everything (from NaN only unless ``equal_nan``); a difference
-    from nothing but zeros is infinitely large in relation.
+    from nothing but zeros is infinitely large in relation. Entries that are equal count for
+    ``max|a|`` by the factor ``equal_counts`` only; if that is below 1, numbers as large as those
+    that mask something count not at all.
 
     Raises:
       OutputMismatchError: if the trees or the shapes are not the same.
@@ -51,7 +59,10 @@ def worst_difference(expected: Any, found: Any, *, equal_nan: bool = False) -> D
             f"only one of the two models has an output {format_path(odd)!r}; compare the same call"
             " of both"
         )
-    pairs = [_leaf_difference(path, wanted[path], given[path], equal_nan) for path in wanted]
+    pairs = [
+        _leaf_difference(path, wanted[path], given[path], equal_nan, equal_counts)
+        for path in wanted
+    ]
     return Difference(
         max((pair.absolute for pair in pairs), default=0.0),
         max((pair.relative for pair in pairs), default=0.0),
@@ -59,7 +70,7 @@ def worst_difference(expected: Any, found: Any, *, equal_nan: bool = False) -> D
 
 
 def _leaf_difference(
-    path: tuple[str, ...], expected: Any, found: Any, equal_nan: bool
+    path: tuple[str, ...], expected: Any, found: Any, equal_nan: bool, equal_counts: float
 ) -> Difference:
     if np.shape(expected) != np.shape(found):
         raise OutputMismatchError(
@@ -72,7 +83,10 @@ def _leaf_difference(
     same = (a == b) | (equal_nan & np.isnan(a) & np.isnan(b))
     gaps = np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a)))
     absolute = float(np.where(np.isnan(gaps), np.inf, gaps).max())
-    scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
+    sizes = np.where(np.isfinite(a), np.abs(a), 0.0)
+    if equal_counts < 1:
+        sizes *= np.where(same, np.where(sizes < MASKS, equal_counts, 0.0), 1.0)
+    scale = float(sizes.max(initial=0.0))
     return Difference(absolute, absolute / scale if scale else (np.inf if absolute else 0.0))
 
 

@@ -16,21 +16,30 @@ import numpy as np
 from oto_jax.prune.survivors import Survivors
 from oto_jax.zigs.program import Body, Node, Value
 from oto_jax.zigs.rules.control import scan_counts
-from oto_jax.zigs.rules.randomness import DRAWS
+from oto_jax.zigs.rules.randomness import DRAWS, KEYS
 from oto_jax.zigs.source import source_line
 
 RAW_KEY_SIZES = (2, 4)
 """Entries of a key as plain numbers: Threefry's and that of RBG."""
+FROM_KEYS = tuple(name for name in KEYS if name != "random_seed")
+"""What makes a key of the key that it is given first; a seed is a number like any other."""
+MOVES = tuple(
+    "slice dynamic_slice gather squeeze expand_dims reshape broadcast_in_dim transpose copy rev"
+    " concatenate select_n".split()
+)
+"""What moves keys about."""
 
 
-def redrawn_constant(body: Body, survivors: Survivors) -> str | None:
+def redrawn_constant(body: Body, inputs: Sequence[Value], survivors: Survivors) -> str | None:
     """A draw from no given key whose numbers the cut changes, as one sentence; None without.
 
     Args:
-      body: the full program; what it is given are its inputs.
+      body: the full program.
+      inputs: those of its inputs among which the caller's keys are; a key among the others, as one
+        that a module keeps in its variables, is a constant of the model.
       survivors: what is cut of it.
     """
-    given = {value for value in body.ins if _is_key(value)}
+    given = {value for value in inputs if _is_key(value)}
     for line in _redrawn(body, given, survivors):
         where = f" ({line})" if line else ""
         return f"it draws random numbers from a key that is not given to it{where}"
@@ -53,8 +62,15 @@ def _redrawn(body: Body, given: set[Value], survivors: Survivors) -> Iterator[st
         if node.bodies:
             for line in _within(node, known, given, survivors):
                 yield line or source_line(node.eqn)
-        elif any(known):
+        elif _passes_on(node.name, known):
             given.update(node.outs)
+
+
+def _passes_on(name: str, known: Sequence[bool]) -> bool:
+    """Whether an equation gives keys, or numbers drawn from keys, that it was given."""
+    if name in ("concatenate", "select_n"):
+        return all(known[name == "select_n" :])
+    return name in (*FROM_KEYS, *DRAWS, *MOVES) and bool(known) and known[0]
 
 
 def _within(
@@ -93,7 +109,7 @@ def _steady(
     """Which inputs of a loop are given in every turn: what is carried has to be so afterwards."""
     known = list(known)
     carries = len(known) - consts if carries is None else carries
-    while True:
+    while any(known[consts : consts + carries]):
         trial = set(given)
         _give(body.ins, known, trial)
         list(_redrawn(body, trial, survivors))
@@ -101,9 +117,10 @@ def _steady(
             consts + k for k in range(carries) if known[consts + k] and body.outs[k] not in trial
         ]
         if not lost:
-            return known
+            break
         for number in lost:
             known[number] = False
+    return known
 
 
 def _give(values: Sequence[Value], known: Sequence[bool], given: set[Value]) -> None:

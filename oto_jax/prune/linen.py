@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.agreement import Program, check_agreement, check_shapes
+from oto_jax.prune.agreement import Program, check_agreement, check_draws, check_shapes
 from oto_jax.prune.configuration import int_leaves, mark, marked_leaves, part, replaced
 from oto_jax.prune.linen_layers import (
     Seen,
@@ -24,7 +24,7 @@ from oto_jax.prune.linen_widths import by_module, widths_of, with_widths, withou
 from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan, depths_of
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.softmax_depth import check_keeps_scale, stand_in
+from oto_jax.prune.softmax_depth import AttentionCall, check_keep_scale, stand_in
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
 
@@ -253,31 +253,48 @@ def _checked(work: Rebuilding, form: Any, overrides: tuple[Override, ...]) -> tu
     )
     check_shapes(*programs, plan, work.call.arrays())
     depths = depths_of(overrides)
-    around, slim_around = (_around_attention(whole, depths) for whole in programs)
+    if depths:
+        check_draws(programs[0], plan, work.call.arrays())
+    calls, slim_calls = (_attention_calls(whole, depths, work.call) for whole in programs)
+    for path, depth in depths.items():
+        here, there = calls.get(path, []), slim_calls.get(path, [])
+        check_keep_scale(here, there, depth, equal_depths=False)
+    around, slim_around = (_around_attention(whole, depths, {}) for whole in programs)
     check_agreement(around, slim_around, plan, work.call.arrays())
     _check_init(work, slim)
     return slim, plan
 
 
-def _around_attention(whole: Program, depths: Mapping[Path, int]) -> Program:
+AttentionCalls = dict[Path, list[AttentionCall]]
+
+
+def _around_attention(whole: Program, depths: Mapping[Path, int], calls: AttentionCalls) -> Program:
     """The program with a stand-in for the attention of the modules that keep these depths.
 
-    Raises, when it is traced, `UnprunableModelError` for attention that does not keep its scale.
+    ``calls`` receives, while it is traced, what the modules call their attention with.
     """
 
     def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module: Any = context.module
         depth = depths.get(module.path) if module.scope is not None else None
         if depth is not None:
-            check_keeps_scale(module.attention_fn, depth, equal_depths=False)
-            object.__setattr__(module, "attention_fn", stand_in(depth))
+            seen = calls.setdefault(module.path, [])
+            attend = stand_in(depth, seen, module.attention_fn)
+            object.__setattr__(module, "attention_fn", attend)
         return next_fun(*args, **kwargs)
 
     def fn(variables: Any, *arrays: Any) -> tuple[Any, Any]:
         with nn.intercept_methods(interceptor):
             return whole.fn(variables, *arrays)
 
-    return Program(fn, whole.variables) if depths else whole
+    return dataclasses.replace(whole, fn=fn) if depths else whole
+
+
+def _attention_calls(whole: Program, depths: Mapping[Path, int], call: Call) -> AttentionCalls:
+    calls: AttentionCalls = {}
+    if depths:
+        _around_attention(whole, depths, calls).shapes(call.arrays())
+    return calls
 
 
 def _check_init(work: Rebuilding, slim: nn.Module) -> None:

@@ -10,13 +10,18 @@ import jax
 from flax import nnx
 
 from oto_jax.errors import CheckpointError, ZIGMismatchError
-from oto_jax.prune.agreement import Program, check_agreement
+from oto_jax.prune.agreement import Program, check_agreement, check_draws
 from oto_jax.prune.configuration import int_leaves, replaced
 from oto_jax.prune.nnx_layers import layer_attributes
 from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan, depths_of
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.softmax_depth import check_keeps_scale, scaled_attention, stand_in
+from oto_jax.prune.softmax_depth import (
+    AttentionCall,
+    check_keep_scale,
+    scaled_attention,
+    stand_in,
+)
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, key_path
 
@@ -120,21 +125,34 @@ def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nnx.
     except Exception as error:  # Whatever a user's module raises at a width it did not expect.
         return Trial(broke_at=_raised_in(error, live), error=error)
     try:
-        depths = depths_of(plan.overrides)
-        full, around = (_around_attention(model, depths) for model in (work.model, slim))
-        check_agreement(
-            program(full, work.call), program(around, work.call), plan, work.call.arrays()
-        )
+        _check(work, slim, plan)
     except Exception as error:
         return Trial(error=error, ran=True)
     return Trial(result=(slim, plan))
 
 
-def _around_attention(model: nnx.Module, depths: Mapping[Path, int]) -> nnx.Module:
+def _check(work: Rebuilding, slim: nnx.Module, plan: Plan) -> None:
+    """Checks that the slim model is the full one with some units cut out."""
+    depths, arrays = depths_of(plan.overrides), work.call.arrays()
+    calls: dict[Path, list[AttentionCall]] = {}
+    slim_calls: dict[Path, list[AttentionCall]] = {}
+    full = program(_around_attention(work.model, depths, calls), work.call)
+    around = program(_around_attention(slim, depths, slim_calls), work.call)
+    if depths:
+        check_draws(program(work.model, work.call), plan, arrays)
+        for part in (full, around):
+            part.shapes(arrays)
+    for path, depth in depths.items():
+        check_keep_scale(calls[path], slim_calls[path], depth, equal_depths=True)
+    check_agreement(full, around, plan, arrays)
+
+
+def _around_attention(
+    model: nnx.Module, depths: Mapping[Path, int], calls: dict[Path, list[AttentionCall]]
+) -> nnx.Module:
     """A copy with a stand-in for the attention of the modules that keep these depths.
 
-    Raises:
-      UnprunableModelError: if one's attention does not keep its scale.
+    ``calls`` receives, while it runs, what the modules call their attention with.
     """
     if not depths:
         return model
@@ -142,14 +160,15 @@ def _around_attention(model: nnx.Module, depths: Mapping[Path, int]) -> nnx.Modu
     modules = _modules(copy)
     for path, depth in depths.items():
         module: Any = modules[path]
-        check_keeps_scale(module.attention_fn, depth, equal_depths=True)
-        module.attention_fn = stand_in(depth)
+        calls[path] = []
+        module.attention_fn = stand_in(depth, calls[path], module.attention_fn)
     return copy
 
 
 def program(model: nnx.Module, call: Call, live: Modules | None = None) -> Program:
     """The model as a pure function of its state; ``live`` receives the modules of the last run."""
     graph, state = nnx.split(model)
+    streams = nnx.to_flat_state(nnx.state(model, nnx.RngState))
 
     def fn(state: Any, *arrays: Any) -> tuple[Any, Any]:
         module = nnx.merge(graph, state)
@@ -159,7 +178,7 @@ def program(model: nnx.Module, call: Call, live: Modules | None = None) -> Progr
         out = module(*args, **kwargs)
         return out, state_of(module)
 
-    return Program(fn, state)
+    return Program(fn, state, frozenset(key_path(path) for path, _ in streams))
 
 
 def _raised_in(error: Exception, live: Modules) -> Path:

@@ -26,7 +26,7 @@ from oto_jax.prune.narrow_params import narrow_params
 from oto_jax.prune.plan import Plan
 from oto_jax.prune.survivors import Kept, Survivors
 from oto_jax.zigs import dims as d
-from oto_jax.zigs.partition import key_path
+from oto_jax.zigs.partition import Path, key_path
 from oto_jax.zigs.program import Body, Node, Value
 from oto_jax.zigs.rules.control import CALL_PARAMS
 from oto_jax.zigs.rules.randomness import DRAWS
@@ -79,11 +79,34 @@ def first_difference(
       arrays: the inputs, values or shapes.
     """
     body, survivors = _cut_program(full, full_variables, plan, arrays)
-    redrawn = redrawn_constant(body, survivors)
-    if redrawn is not None:
-        return Parting(redrawn)
     closed = jax.make_jaxpr(slim)(slim_variables, *arrays)
     return next(_differences(body, closed.jaxpr, closed.consts, survivors), None)
+
+
+def changed_draw(
+    full: Callable[..., Any],
+    variables: Any,
+    plan: Plan,
+    arrays: Sequence[Any],
+    streams: frozenset[Path] = frozenset(),
+) -> str | None:
+    """A constant of the full program that the slim one would draw anew, or None.
+
+    Args:
+      full: ``full(variables, *arrays)``.
+      variables: the full variables, values or shapes.
+      plan: what is kept.
+      arrays: the inputs, values or shapes; keys among them are the caller's.
+      streams: the variables that hold the caller's keys, too.
+    """
+    body, survivors = _cut_program(full, variables, plan, arrays)
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    kept = [
+        value
+        for (path, _), value in zip(leaves, body.ins, strict=False)
+        if key_path(path) in streams
+    ]
+    return redrawn_constant(body, [*kept, *body.ins[len(leaves) :]], survivors)
 
 
 def _cut_program(
@@ -208,7 +231,9 @@ def _node_differences(node: Node, eqn: Any, seen: _Seen, survivors: Survivors) -
 
 def _operand_difference(node: Node, atom: Any, value: Value) -> Parting:
     if isinstance(atom, jex.Literal) and value.const is not None:
-        return Parting(f"{node.name} uses {atom.val} where the full model uses {value.const}")
+        text = f"{node.name} uses {atom.val} where the full model uses {value.const}"
+        # An index counted from the end, for one, is made of a size, and never used as such.
+        return Parting(text, in_steps=jnp.issubdtype(value.dtype, np.integer))
     return Parting(f"{node.name} is applied to something else", in_steps=True)
 
 

@@ -163,18 +163,27 @@ def _check_program(document: Mapping[str, Any], pruned: Pruned) -> None:
 
 
 def _program(pruned: Pruned) -> dict[str, Any] | None:
-    """The fingerprint of the slim model on the call that it was found with; None without one."""
-    call = pruned.plan.call
-    match framework_of(pruned.model) if call else None:
-        case "linen":
+    """The fingerprint of the slim model on the call that it was found with.
+
+    None where there is no call, or the model does not take it: with other variables, for example.
+    """
+    call, framework = pruned.plan.call, framework_of(pruned.model)
+    if call is None or framework is None:
+        return None
+    try:
+        if framework == "linen":
             from oto_jax.prune import linen
 
             return fingerprint(linen.program(pruned.model, pruned.variables, call), call)
-        case "nnx":
-            from oto_jax.prune import nnx
+        from flax import nnx as flax_nnx
 
-            return fingerprint(nnx.program(pruned.model, call), call)
-    return None
+        from oto_jax.prune import nnx
+
+        model = flax_nnx.clone(pruned.model)
+        model.eval()  # A mode that was set in the object is not part of the model.
+        return fingerprint(nnx.program(model, call), call)
+    except Exception:
+        return None
 
 
 def _check_class(document: Mapping[str, Any], model: Any, plan: Plan) -> None:

@@ -17,7 +17,7 @@ from benchmarks.peers.environment import (
     conversation,
     interpreter,
 )
-from benchmarks.torch_pruning_cifar10 import Config, main, request
+from benchmarks.torch_pruning_cifar10 import Config, main, request, settings_of
 from experiments.data.folders import data_folder
 from experiments.errors import CheckpointMismatchError, RunInUseError
 from experiments.training.run_folder import open_run
@@ -65,8 +65,7 @@ def test_a_folder_in_use_or_of_another_run_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, sys.executable)
     config = Config(checkpoint=tmp_path / "resnet20.npz", workdir=tmp_path / "run")
     asked = request(config, tmp_path / "run")
-    settings = {k: v for k, v in asked.items() if k not in ("checkpoint", "folder")}
-    with open_run(tmp_path / "run", settings), pytest.raises(RunInUseError, match="run"):
+    with open_run(tmp_path / "run", settings_of(asked)), pytest.raises(RunInUseError, match="run"):
         main(config)
     with pytest.raises(CheckpointMismatchError, match="epochs: 10 -> 12"):
         main(dataclasses.replace(config, epochs=12))

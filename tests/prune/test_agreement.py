@@ -74,6 +74,21 @@ def test_a_width_in_a_formula_does_not():
             check(net(width, draw=draw), net(width, draw=draw), **values)
 
 
+@pytest.mark.parametrize("low", [float(np.finfo(np.float32).min), -1e9, 0.0])
+def test_a_mask_among_the_outputs_hides_nothing(low):
+    """A mean over the width, in other steps at another width, beside large numbers."""
+
+    def masked(params, x, key):
+        hidden = jnp.tanh(x @ params["a"])
+        total = jnp.sum(jnp.ones_like(hidden[:, ::1]), -1, keepdims=True)
+        hidden = hidden * total if hidden.shape[1] == 4 else (hidden * 1.0) * total
+        out = hidden @ params["b"]
+        return jnp.where(jnp.asarray([[True, False]]), out, low), None
+
+    with pytest.raises(oto_jax.UnprunableModelError, match="off by"):
+        check(masked, masked)
+
+
 def test_other_steps_with_the_same_values_agree():
     check(net(two), net(two, extra=True))
 

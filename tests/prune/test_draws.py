@@ -90,7 +90,7 @@ CONSTANT = {
 }
 
 
-def found(fn, key, axis=1):
+def found(fn, key, axis=1, is_given=True):
     """What is said of ``fn`` when half of an axis of its first argument goes."""
     closed = jax.make_jaxpr(fn)(H, key)
     values = [
@@ -100,7 +100,7 @@ def found(fn, key, axis=1):
     survivors = Survivors()
     half = np.arange(H.shape[axis] // 2)
     survivors.assign(values[0].dims[axis], Kept(half), "h")
-    return redrawn_constant(body, survivors)
+    return redrawn_constant(body, values[1:] if is_given else [], survivors)
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)], ids=["typed", "raw"])
@@ -114,6 +114,21 @@ def test_drawn_from_a_key_in_the_code(name):
     assert "a key that is not given to it (test_draws.py:" in found(
         CONSTANT[name], jax.random.key(0)
     )
+
+
+def test_a_key_that_the_model_keeps_is_a_constant():
+    said = found(GIVEN["itself"], jax.random.key(0), is_given=False)
+    assert "a key that is not given" in said
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2,)])
+def test_numbers_that_look_like_a_key_are_none(shape):
+    def fn(h, tokens):
+        seed = tokens.ravel()[0]
+        key = jax.random.fold_in(jax.random.key(0), seed)
+        return h * noise(key) + h * noise(jax.random.key(seed))
+
+    assert "a key that is not given" in found(fn, jnp.ones(shape, jnp.uint32))
 
 
 def test_a_constant_of_other_axes_stays_what_it_is():

@@ -140,19 +140,22 @@ class Activated(nn.Module):
 
     act: Callable[[jax.Array], jax.Array] = nn.relu
     scale: float = 1.0
+    backwards: bool = False
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(3)(self.scale * self.act(nn.Dense(8)(x)))
+        y = nn.Dense(3)(self.scale * self.act(nn.Dense(8)(x)))
+        z = nn.Dense(3)(x)
+        return z - y if self.backwards else y - z
 
 
 class ActivatedNnx(nnx.Module):
     def __init__(self, act, rngs):
         self.first, self.act = nnx.Linear(4, 8, rngs=rngs), act
-        self.last = nnx.Linear(8, 3, rngs=rngs)
+        self.drop, self.last = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
 
     def __call__(self, x):
-        return self.last(self.act(self.first(x)))
+        return self.last(self.drop(self.act(self.first(x))))
 
 
 def test_a_model_of_the_same_shapes_that_computes_something_else_is_refused(tmp_path):
@@ -162,14 +165,16 @@ def test_a_model_of_the_same_shapes_that_computes_something_else_is_refused(tmp_
     slim = oto_jax.prune(Activated(), half_zero(variables, zigs), zigs)
     oto_jax.save(tmp_path / "linen", slim)
     assert_same(slim, oto_jax.load(tmp_path / "linen", Activated()))
-    for other in (Activated(nn.tanh), Activated(scale=2.0)):
+    for other in (Activated(nn.tanh), Activated(scale=2.0), Activated(backwards=True)):
         with pytest.raises(oto_jax.CheckpointError, match="computes something else"):
             oto_jax.load(tmp_path / "linen", other)
     model = ActivatedNnx(nnx.relu, nnx.Rngs(0))
     zigs = oto_jax.find_zigs(model, x)
     params = nnx.state(model, nnx.Param)
     nnx.update(model, zero_groups(params, zigs, random_groups(zigs)))
-    oto_jax.save(tmp_path / "nnx", oto_jax.prune(model, zigs))
+    slim = oto_jax.prune(model, zigs)
+    slim.model.eval()  # The mode is no part of the model.
+    oto_jax.save(tmp_path / "nnx", slim)
     oto_jax.load(tmp_path / "nnx", ActivatedNnx(nnx.relu, nnx.Rngs(1)))
     with pytest.raises(oto_jax.CheckpointError, match="computes something else"):
         oto_jax.load(tmp_path / "nnx", ActivatedNnx(nnx.tanh, nnx.Rngs(0)))
@@ -181,6 +186,12 @@ def test_programs_traced_under_other_conditions_do_not_contradict():
     assert not contradict(here, here)
     for change in ({"jax": "2"}, {"x64": True}):
         assert not contradict(here, {**here, "steps": "b", **change})
+
+
+def test_variables_that_the_recorded_call_does_not_take_can_be_saved(slim, tmp_path):
+    part = dataclasses.replace(slim, variables={"params": slim.variables["params"]})
+    oto_jax.save(tmp_path / "part", part)
+    assert json.loads((tmp_path / "part" / "plan.json").read_text())["content"]["program"] is None
 
 
 def test_an_existing_checkpoint_is_kept_unless_told_otherwise(slim, tmp_path):
