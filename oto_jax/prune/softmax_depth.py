@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -88,13 +89,17 @@ def stand_in(depth: int, calls: list[AttentionCall], function: Callable[..., Any
         key, value = (_for_heads(array, query.shape[-2]) for array in (key, value))
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / math.sqrt(depth)
         for bias in (*args, *(kwargs[name] for name in sorted(kwargs))):
-            if _is_mask(bias):
+            if not isinstance(bias, jax.Array | np.ndarray):
+                continue
+            if bias.dtype == np.bool_:
                 scores = jnp.where(bias, scores, -1e9)
-            elif hasattr(bias, "dtype") and jnp.issubdtype(bias.dtype, np.inexact):
+            elif jnp.issubdtype(bias.dtype, np.inexact):
                 scores = scores + bias
         return jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(scores), value)
 
     setattr(attend, SOFTMAX_DEPTH, depth)
+    # Flax passes what the signature asks for.
+    attend.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return attend
 
 
@@ -102,10 +107,6 @@ def _original(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `scaled_attention` was given, where it made the function."""
     scaled = hasattr(function, SOFTMAX_DEPTH)
     return getattr(function, "__wrapped__", function) if scaled else function
-
-
-def _is_mask(value: Any) -> bool:
-    return hasattr(value, "dtype") and value.dtype == np.bool_
 
 
 def _for_heads(array: Any, heads: int) -> Any:

@@ -285,7 +285,8 @@ class Formula(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         options = {"qkv_features": 24, "out_features": 8, "dtype": self.dtype}
-        x = nn.MultiHeadDotProductAttention(2, attention_fn=self.attention_fn, **options)(x)
+        attention = nn.MultiHeadDotProductAttention(2, attention_fn=self.attention_fn, **options)
+        x = attention(x, mask=nn.make_causal_mask(x[..., 0]))
         y = nn.relu(nn.Dense(16, dtype=self.dtype)(x))
         y = y * y.shape[-1] if self.formula else y
         return nn.Dense(3)(nn.Dropout(0.1, deterministic=not train)(y))
@@ -355,8 +356,13 @@ def weighted(query, key, value, **_):
     return own_scaled(query * TABLE[..., : query.shape[-1]], key, value)
 
 
+def asking(query, key, value, *, mask, dropout_rng=None):
+    return nn.dot_product_attention(query, key, value, mask=mask)
+
+
 KEEP_THEIR_SCALE = (
     own_scaled,
+    asking,
     of_two_heads,
     with_bias,
     in_half,

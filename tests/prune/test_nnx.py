@@ -60,6 +60,39 @@ def test_head_dimensions_of_queries_and_values_shrink_apart(kept):
         )
 
 
+class Attending(nnx.Module):
+    """Flax's attention with options, called with options."""
+
+    def __init__(self, rngs, options, call):
+        self.attention = nnx.MultiHeadAttention(
+            num_heads=4, in_features=16, qkv_features=24, decode=False, rngs=rngs, **options
+        )
+        self.call = call
+
+    def __call__(self, x):
+        return self.attention(x, **self.call(x))
+
+
+@pytest.mark.parametrize(
+    "options, call",
+    [
+        ({}, lambda x: {"mask": nnx.make_causal_mask(x[..., 0]).astype(bool)}),
+        ({"num_kv_heads": 2}, lambda x: {}),
+        ({"dropout_rate": 0.1, "deterministic": True}, lambda x: {}),
+        ({"dtype": jnp.bfloat16}, lambda x: {}),
+    ],
+)
+def test_head_dimensions_shrink_whatever_else_attention_does(options, call):
+    x = CASES["head_dim"].inputs.astype(np.float32)
+    model = Attending(nnx.Rngs(0), options, call)
+    zigs = masked(model, x, attention="head_dim")
+    slim = oto_jax.prune(model, zigs)
+    assert slim.model.attention.head_dim < model.attention.head_dim
+    full, given = (np.asarray(run(m, x), np.float32) for m in (model, slim.model))
+    bound = 0.03 if "dtype" in options else 1e-5
+    assert np.abs(full - given).max() <= bound * np.abs(full).max()
+
+
 def test_attributes_say_the_new_widths():
     with jax.enable_x64(True):
         model = CASES["conv"].model(nnx.Rngs(0))
