@@ -181,6 +181,13 @@ def program(model: nnx.Module, call: Call, live: Modules | None = None) -> Progr
     return Program(fn, state, frozenset(key_path(path) for path, _ in streams))
 
 
+def evaluating(model: nnx.Module) -> nnx.Module:
+    """A copy in evaluation mode: a mode that was set in the object is not part of the model."""
+    copy = nnx.clone(model)
+    copy.eval()
+    return copy
+
+
 def _raised_in(error: Exception, live: Modules) -> Path:
     """The path of the innermost module whose method the error passed through."""
     paths = {id(module): path for path, module in live.items()}

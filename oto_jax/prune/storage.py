@@ -175,13 +175,9 @@ def _program(pruned: Pruned) -> dict[str, Any] | None:
             from oto_jax.prune import linen
 
             return fingerprint(linen.program(pruned.model, pruned.variables, call), call)
-        from flax import nnx as flax_nnx
-
         from oto_jax.prune import nnx
 
-        model = flax_nnx.clone(pruned.model)
-        model.eval()  # A mode that was set in the object is not part of the model.
-        return fingerprint(nnx.program(model, call), call)
+        return fingerprint(nnx.program(nnx.evaluating(pruned.model), call), call)
     except Exception:
         return None
 
