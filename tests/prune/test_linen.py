@@ -286,7 +286,7 @@ class Formula(nn.Module):
     def __call__(self, x, train=False):
         options = {"qkv_features": 24, "out_features": 8, "dtype": self.dtype}
         attention = nn.MultiHeadDotProductAttention(2, attention_fn=self.attention_fn, **options)
-        x = attention(x, mask=nn.make_causal_mask(x[..., 0]))
+        x = attention(x, mask=nn.make_causal_mask(x[..., 0], dtype=bool))
         y = nn.relu(nn.Dense(16, dtype=self.dtype)(x))
         y = y * y.shape[-1] if self.formula else y
         return nn.Dense(3)(nn.Dropout(0.1, deterministic=not train)(y))
