@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.difference import full_precision, worst_difference
+from oto_jax.prune.difference import worst_difference
 from oto_jax.prune.equations import equations
 from oto_jax.prune.plan import Plan
 from oto_jax.prune.same_program import changed_draw, first_difference
 from oto_jax.prune.slicing import slice_array
+from oto_jax.prune.values import FINE_ENOUGH, coarsest, full_precision, random_array
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
 from oto_jax.zigs.rules.randomness import DRAWS
-
-FINE_ENOUGH = float(np.finfo(np.float32).eps)
-"""Coarser arithmetic rounds by as much as one unit of many makes a difference."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +44,6 @@ def check_agreement(
 ) -> None:
     """Checks that ``slim`` is ``full`` with some units cut out.
 
-    The proof is static: both programs are traced and compared step by step. Where they take other
-    steps, as they may when one unit of an axis is left, values decide; where those cannot, because
-    the program draws random numbers or computes in half precision, or there are no values, the slim
-    program is refused. It is refused, too, where it takes the same steps with other numbers.
-
     Args:
       full: the full program on variables with zero groups.
       slim: the narrower program on the sliced variables.
@@ -63,16 +56,30 @@ def check_agreement(
     """
     check_shapes(full, slim, plan, arrays)
     check_draws(full, plan, arrays)
+    check_steps(full, slim, plan, arrays)
+
+
+def check_steps(
+    full: Program, slim: Program, plan: Plan, arrays: Sequence[jax.ShapeDtypeStruct]
+) -> None:
+    """Checks that ``slim`` computes what ``full`` does; the arguments are `check_agreement`'s.
+
+    The proof is static: both programs are traced and compared step by step. Where they take other
+    steps, as they may when one unit of an axis is left, values decide; where those cannot, because
+    the program draws random numbers or computes in half precision, or there are no values, the slim
+    program is refused. It is refused, too, where it takes the same steps with other numbers.
+
+    Raises:
+      UnprunableModelError: if it does not, or that cannot be told.
+    """
     parting = first_difference(full.fn, full.variables, slim.fn, slim.variables, plan, arrays)
     if parting is None:
         return
-    if not parting.in_steps:
-        raise UnprunableModelError(f"at its new widths {parting.text}")
-    if not _has_values(full.variables) or _is_random(full, arrays):
-        raise UnprunableModelError(f"at its new widths {parting.text}")
-    check_values(full, slim, plan, arrays, parting.text)
-    if _coarsest(full, arrays) > FINE_ENOUGH:
-        raise UnprunableModelError(f"at its new widths {parting.text}")
+    if parting.kind != "numbers" and _has_values(full.variables) and not _is_random(full, arrays):
+        check_values(full, slim, plan, arrays, parting.text)
+        if coarsest(full.fn, full.variables, *arrays) <= FINE_ENOUGH:
+            return
+    raise UnprunableModelError(f"at its new widths {parting.text}")
 
 
 def check_draws(full: Program, plan: Plan, arrays: Sequence[jax.ShapeDtypeStruct]) -> None:
@@ -151,12 +158,12 @@ def _difference(
 ) -> tuple[float, float]:
     """The worst relative difference on a random input, and how much rounding can explain."""
     rng = np.random.default_rng(0)
-    inputs = [_random_input(array, rng) for array in arrays]
+    inputs = [random_array(array, rng) for array in arrays]
     with full_precision():
         expected, updated = jax.jit(full.fn)(full.variables, *inputs)
         found, slim_updated = jax.jit(slim.fn)(slim.variables, *inputs)
     # A mask of -1e9 among the outputs shall not make what differs beside it look small.
-    eps = _coarsest(full, inputs)
+    eps = coarsest(full.fn, full.variables, *inputs)
     equal = 1e-6 if eps < FINE_ENOUGH else 1.0
     difference = max(
         worst_difference(expected, found, equal_counts=equal).relative,
@@ -191,14 +198,6 @@ def _double(leaf: Any) -> Any:
     return jnp.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, np.floating) else leaf
 
 
-def _coarsest(program: Program, inputs: Sequence[Any]) -> float:
-    """The largest machine epsilon among the floating-point values of a program."""
-    closed = jax.make_jaxpr(program.fn)(program.variables, *inputs)
-    dtypes = {var.aval.dtype for eqn, _ in equations(closed.jaxpr) for var in eqn.outvars}
-    eps = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, np.inexact)]
-    return max(eps, default=float(np.finfo(np.float32).eps))
-
-
 def _is_random(program: Program, arrays: Sequence[jax.ShapeDtypeStruct]) -> bool:
     closed = jax.make_jaxpr(program.fn)(program.variables, *arrays)
     return any(eqn.primitive.name in DRAWS for eqn, _ in equations(closed.jaxpr))
@@ -208,13 +207,3 @@ def _has_values(variables: Any) -> bool:
     return not any(
         isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree_util.tree_leaves(variables)
     )
-
-
-def _random_input(array: jax.ShapeDtypeStruct, rng: np.random.Generator) -> Any:
-    """Normal numbers; zeros and ones for integers and booleans: they are valid almost anywhere."""
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return jax.random.split(jax.random.key(0), array.shape)
-    if jnp.issubdtype(array.dtype, np.inexact):
-        values = rng.standard_normal(array.shape)
-        return values if jax.config.read("jax_enable_x64") else values.astype(array.dtype)
-    return rng.integers(0, 2, array.shape).astype(array.dtype)

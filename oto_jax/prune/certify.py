@@ -11,9 +11,10 @@ from typing import Any
 import jax
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.difference import full_precision, worst_difference
+from oto_jax.prune.difference import worst_difference
 from oto_jax.prune.framework import framework_of
 from oto_jax.prune.macs import count_macs, count_parameters
+from oto_jax.prune.values import full_precision
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,6 @@ import numpy as np
 from oto_jax.errors import OutputMismatchError
 from oto_jax.zigs.partition import format_path, leaves_by_path
 
-
-def full_precision() -> Any:
-    """A context in which matrix products and convolutions keep all digits of their operands.
-
-    By default a GPU multiplies float32 as TensorFloat-32 and a TPU as bfloat16, which rounds by far
-    more than what the order of a sum makes out. What asks for a precision itself keeps it.
-    """
-    return jax.default_matmul_precision("highest")
-
-
 MASKS = 1e8
 """From here on a number among outputs is taken to say that nothing is there."""
 

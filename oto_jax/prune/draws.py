@@ -7,7 +7,7 @@ and a narrower one is another constant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,11 @@ def redrawn_constant(body: Body, inputs: Sequence[Value], survivors: Survivors) 
       survivors: what is cut of it.
     """
     given = {value for value in inputs if _is_key(value)}
-    for line in _redrawn(body, given, survivors):
-        where = f" ({line})" if line else ""
-        return f"it draws random numbers from a key that is not given to it{where}"
-    return None
+    lines = _follow(body, given, survivors)
+    if not lines:
+        return None
+    where = f" ({lines[0]})" if lines[0] else ""
+    return f"it draws random numbers from a key that is not given to it{where}"
 
 
 def _is_key(value: Value) -> bool:
@@ -52,18 +53,19 @@ def _is_key(value: Value) -> bool:
     return value.dtype == np.uint32 and value.shape[-1:] in {(n,) for n in RAW_KEY_SIZES}
 
 
-def _redrawn(body: Body, given: set[Value], survivors: Survivors) -> Iterator[str | None]:
-    """Source lines of such draws; ``given`` grows by what is made of it."""
+def _follow(body: Body, given: set[Value], survivors: Survivors) -> list[str | None]:
+    """Adds to ``given`` what is made of it; returns the lines of draws from anything else."""
+    lines: list[str | None] = []
     for node in body.nodes:
         known = [value in given for value in node.ins]
-        if node.name in DRAWS and not any(known):
-            if any(survivors.is_cut(value) for value in node.outs):
-                yield source_line(node.eqn)
+        if node.name in DRAWS and not any(known) and any(map(survivors.is_cut, node.outs)):
+            lines.append(source_line(node.eqn))
         if node.bodies:
-            for line in _within(node, known, given, survivors):
-                yield line or source_line(node.eqn)
+            inner = _follow_within(node, known, given, survivors)
+            lines += [line or source_line(node.eqn) for line in inner]
         elif _passes_on(node.name, known):
             given.update(node.outs)
+    return lines
 
 
 def _passes_on(name: str, known: Sequence[bool]) -> bool:
@@ -73,54 +75,46 @@ def _passes_on(name: str, known: Sequence[bool]) -> bool:
     return name in (*FROM_KEYS, *DRAWS, *MOVES) and bool(known) and known[0]
 
 
-def _within(
+def _follow_within(
     node: Node, known: list[bool], given: set[Value], survivors: Survivors
-) -> Iterator[str | None]:
-    """The bodies of an equation; its results are given where all bodies make them of what is."""
+) -> list[str | None]:
+    """The same in an equation's bodies; its results are given where all bodies make them so."""
+    results = node.bodies
     if node.name == "scan":
-        consts, carries = scan_counts(node)
-        known = _steady(node.bodies[0], known, consts, carries, given, survivors)
-        _give(node.bodies[0].ins, known, given)
+        (body,), (consts, carries) = node.bodies, scan_counts(node)
+        carried = range(consts, consts + carries)
+        _give(body.ins, _in_every_turn(body, known, carried, given, survivors), given)
     elif node.name == "while":
-        first = node.params["cond_nconsts"]
-        second = first + node.params["body_nconsts"]
-        known = [
-            *known[:first],
-            *_steady(node.bodies[1], known[first:], second - first, None, given, survivors),
-        ]
-        _give(node.bodies[0].ins, [*known[:first], *known[second:]], given)
-        _give(node.bodies[1].ins, known[first:], given)
-    for body in node.bodies:  # Other bodies are opened on the operands themselves.
-        yield from _redrawn(body, given, survivors)
-    results = node.bodies[1:] if node.name == "while" else node.bodies
+        (condition, body), results = node.bodies, node.bodies[1:]
+        first, consts = node.params["cond_nconsts"], node.params["body_nconsts"]
+        carried = range(consts, len(body.ins))
+        steady = _in_every_turn(body, known[first:], carried, given, survivors)
+        _give(condition.ins, [*known[:first], *steady[consts:]], given)
+        _give(body.ins, steady, given)
+    # The bodies of any other equation are opened on its operands themselves.
+    lines = [line for body in node.bodies for line in _follow(body, given, survivors)]
     for number, value in enumerate(node.outs):
         if all(body.outs[number] in given for body in results):
             given.add(value)
+    return lines
 
 
-def _steady(
-    body: Body,
-    known: list[bool],
-    consts: int,
-    carries: int | None,
-    given: set[Value],
-    survivors: Survivors,
+def _in_every_turn(
+    body: Body, known: Sequence[bool], carried: range, given: set[Value], survivors: Survivors
 ) -> list[bool]:
-    """Which inputs of a loop are given in every turn: what is carried has to be so afterwards."""
-    known = list(known)
-    carries = len(known) - consts if carries is None else carries
-    while any(known[consts : consts + carries]):
+    """Which inputs of a loop's body are given in every turn: what is carried, also afterwards."""
+    steady = list(known)
+    while any(steady[number] for number in carried):
         trial = set(given)
-        _give(body.ins, known, trial)
-        list(_redrawn(body, trial, survivors))
-        lost = [
-            consts + k for k in range(carries) if known[consts + k] and body.outs[k] not in trial
-        ]
+        _give(body.ins, steady, trial)
+        _follow(body, trial, survivors)
+        after = [out in trial for out in body.outs[: len(carried)]]
+        lost = [n for n, still in zip(carried, after, strict=True) if steady[n] and not still]
         if not lost:
             break
         for number in lost:
-            known[number] = False
-    return known
+            steady[number] = False
+    return steady
 
 
 def _give(values: Sequence[Value], known: Sequence[bool], given: set[Value]) -> None:

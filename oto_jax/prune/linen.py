@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 
 from oto_jax.errors import UnprunableModelError
-from oto_jax.prune.agreement import Program, check_agreement, check_draws, check_shapes
+from oto_jax.prune.agreement import Program
+from oto_jax.prune.attention_check import Calls, StandIns, check_rebuilt, stand_in
 from oto_jax.prune.configuration import int_leaves, mark, marked_leaves, part, replaced
 from oto_jax.prune.linen_layers import (
     Seen,
@@ -21,10 +22,9 @@ from oto_jax.prune.linen_layers import (
 )
 from oto_jax.prune.linen_probe import probed_configuration
 from oto_jax.prune.linen_widths import by_module, widths_of, with_widths, without_widths
-from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan, depths_of
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.softmax_depth import AttentionCall, check_keep_scale, stand_in
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, leaves_by_path
 
@@ -246,55 +246,34 @@ def _configuration(
 def _checked(work: Rebuilding, form: Any, overrides: tuple[Override, ...]) -> tuple[Any, Plan]:
     plan = dataclasses.replace(work.plan, form=form, overrides=overrides)
     slim = restore(work.model, plan)
-    full = with_widths(work.model, work.before)
-    programs = (
-        program(full, work.variables, work.call),
-        program(slim, work.slim_variables, work.call),
-    )
-    check_shapes(*programs, plan, work.call.arrays())
-    depths = depths_of(overrides)
-    if depths:
-        check_draws(programs[0], plan, work.call.arrays())
-    calls, slim_calls = (_attention_calls(whole, depths, work.call) for whole in programs)
-    for path, depth in depths.items():
-        here, there = calls.get(path, []), slim_calls.get(path, [])
-        check_keep_scale(here, there, depth, equal_depths=False)
-    around, slim_around = (_around_attention(whole, depths, {}) for whole in programs)
-    check_agreement(around, slim_around, plan, work.call.arrays())
+    full = program(with_widths(work.model, work.before), work.variables, work.call)
+    programs = (full, program(slim, work.slim_variables, work.call))
+    around = (_with_stand_ins(programs[0]), _with_stand_ins(programs[1]))
+    check_rebuilt(programs, around, plan, work.call.arrays(), equal_depths=False)
     _check_init(work, slim)
     return slim, plan
 
 
-AttentionCalls = dict[Path, list[AttentionCall]]
+def _with_stand_ins(whole: Program) -> StandIns:
+    """Puts stand-ins into modules just before their methods read ``attention_fn``."""
 
+    def make(depths: Mapping[Path, int], calls: Calls) -> Program:
+        def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            module: Any = context.module
+            depth = depths.get(module.path) if module.scope is not None else None
+            if depth is not None:
+                seen = calls.setdefault(module.path, [])
+                attend = stand_in(depth, seen, module.attention_fn)
+                object.__setattr__(module, "attention_fn", attend)
+            return next_fun(*args, **kwargs)
 
-def _around_attention(whole: Program, depths: Mapping[Path, int], calls: AttentionCalls) -> Program:
-    """The program with a stand-in for the attention of the modules that keep these depths.
+        def fn(variables: Any, *arrays: Any) -> tuple[Any, Any]:
+            with nn.intercept_methods(interceptor):
+                return whole.fn(variables, *arrays)
 
-    ``calls`` receives, while it is traced, what the modules call their attention with.
-    """
+        return dataclasses.replace(whole, fn=fn)
 
-    def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module: Any = context.module
-        depth = depths.get(module.path) if module.scope is not None else None
-        if depth is not None:
-            seen = calls.setdefault(module.path, [])
-            attend = stand_in(depth, seen, module.attention_fn)
-            object.__setattr__(module, "attention_fn", attend)
-        return next_fun(*args, **kwargs)
-
-    def fn(variables: Any, *arrays: Any) -> tuple[Any, Any]:
-        with nn.intercept_methods(interceptor):
-            return whole.fn(variables, *arrays)
-
-    return dataclasses.replace(whole, fn=fn) if depths else whole
-
-
-def _attention_calls(whole: Program, depths: Mapping[Path, int], call: Call) -> AttentionCalls:
-    calls: AttentionCalls = {}
-    if depths:
-        _around_attention(whole, depths, calls).shapes(call.arrays())
-    return calls
+    return make
 
 
 def _check_init(work: Rebuilding, slim: nn.Module) -> None:

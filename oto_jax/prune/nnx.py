@@ -10,18 +10,14 @@ import jax
 from flax import nnx
 
 from oto_jax.errors import CheckpointError, ZIGMismatchError
-from oto_jax.prune.agreement import Program, check_agreement, check_draws
+from oto_jax.prune.agreement import Program
+from oto_jax.prune.attention_check import Calls, StandIns, check_rebuilt, stand_in
 from oto_jax.prune.configuration import int_leaves, replaced
 from oto_jax.prune.nnx_layers import layer_attributes
-from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan, depths_of
+from oto_jax.prune.plan import SOFTMAX_DEPTH, Override, Plan
 from oto_jax.prune.search import Trial, cannot_rebuild, search, width_proposals
 from oto_jax.prune.slicing import slice_variables
-from oto_jax.prune.softmax_depth import (
-    AttentionCall,
-    check_keep_scale,
-    scaled_attention,
-    stand_in,
-)
+from oto_jax.prune.softmax_depth import scaled_attention
 from oto_jax.zigs.call import Call
 from oto_jax.zigs.partition import Path, format_path, key_path
 
@@ -125,44 +121,27 @@ def _attempt(work: Rebuilding, chosen: tuple[Override, ...]) -> Trial[tuple[nnx.
     except Exception as error:  # Whatever a user's module raises at a width it did not expect.
         return Trial(broke_at=_raised_in(error, live), error=error)
     try:
-        _check(work, slim, plan)
+        programs = (program(work.model, work.call), program(slim, work.call))
+        around = (_with_stand_ins(work.model, work.call), _with_stand_ins(slim, work.call))
+        check_rebuilt(programs, around, plan, work.call.arrays(), equal_depths=True)
     except Exception as error:
         return Trial(error=error, ran=True)
     return Trial(result=(slim, plan))
 
 
-def _check(work: Rebuilding, slim: nnx.Module, plan: Plan) -> None:
-    """Checks that the slim model is the full one with some units cut out."""
-    depths, arrays = depths_of(plan.overrides), work.call.arrays()
-    calls: dict[Path, list[AttentionCall]] = {}
-    slim_calls: dict[Path, list[AttentionCall]] = {}
-    full = program(_around_attention(work.model, depths, calls), work.call)
-    around = program(_around_attention(slim, depths, slim_calls), work.call)
-    if depths:
-        check_draws(program(work.model, work.call), plan, arrays)
-        for part in (full, around):
-            part.shapes(arrays)
-    for path, depth in depths.items():
-        check_keep_scale(calls[path], slim_calls[path], depth, equal_depths=True)
-    check_agreement(full, around, plan, arrays)
+def _with_stand_ins(model: nnx.Module, call: Call) -> StandIns:
+    """Puts stand-ins into a copy of the model."""
 
+    def make(depths: Mapping[Path, int], calls: Calls) -> Program:
+        copy = nnx.clone(model)
+        modules = _modules(copy)
+        for path, depth in depths.items():
+            module: Any = modules[path]
+            seen = calls.setdefault(path, [])
+            module.attention_fn = stand_in(depth, seen, module.attention_fn)
+        return program(copy, call)
 
-def _around_attention(
-    model: nnx.Module, depths: Mapping[Path, int], calls: dict[Path, list[AttentionCall]]
-) -> nnx.Module:
-    """A copy with a stand-in for the attention of the modules that keep these depths.
-
-    ``calls`` receives, while it runs, what the modules call their attention with.
-    """
-    if not depths:
-        return model
-    copy = nnx.clone(model)
-    modules = _modules(copy)
-    for path, depth in depths.items():
-        module: Any = modules[path]
-        calls[path] = []
-        module.attention_fn = stand_in(depth, calls[path], module.attention_fn)
-    return copy
+    return make
 
 
 def program(model: nnx.Module, call: Call, live: Modules | None = None) -> Program:

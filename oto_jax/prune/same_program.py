@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -46,18 +46,27 @@ OPAQUE = (
 """Parameters that hold code. Jaxprs are compared apart; derivative rules follow their function."""
 
 
+Kind = Literal["numbers", "steps", "indices"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Parting:
     """Where two programs part.
 
     Attributes:
-      text: one sentence that names the first difference and the model's line.
-      in_steps: whether other steps are taken, whose results may be the same; otherwise the same
-        steps are taken with other numbers.
+      text: one sentence that names the difference and the model's line.
+      kind: the same steps with other ``"numbers"``, or with other integers (an index counted from
+        the end, for one, is made of a size, and never used as such); or other ``"steps"``, whose
+        results may be the same.
     """
 
     text: str
-    in_steps: bool = False
+    kind: Kind = "numbers"
+
+
+def _gravest(partings: Iterable[Parting]) -> Parting | None:
+    """The first of those that say most against a program."""
+    return min(partings, key=lambda one: get_args(Kind).index(one.kind), default=None)
 
 
 def first_difference(
@@ -77,10 +86,13 @@ def first_difference(
       slim_variables: the variables cut along ``plan``.
       plan: what is kept.
       arrays: the inputs, values or shapes.
+
+    Returns:
+      The gravest difference: in numbers before one in steps, and that before one in indices.
     """
     body, survivors = _cut_program(full, full_variables, plan, arrays)
     closed = jax.make_jaxpr(slim)(slim_variables, *arrays)
-    return next(_differences(body, closed.jaxpr, closed.consts, survivors), None)
+    return _gravest(_differences(body, closed.jaxpr, closed.consts, survivors))
 
 
 def changed_draw(
@@ -130,7 +142,7 @@ def _differences(
 ) -> Iterator[Parting]:
     seen = _Seen(dict(zip(jaxpr.invars, body.ins, strict=True)), {})
     if len(consts) != len(body.consts):
-        yield Parting(f"it closes over {len(consts)} arrays instead of {len(body.consts)}", True)
+        yield Parting(f"it closes over {len(consts)} arrays instead of {len(body.consts)}", "steps")
         return
     for var, const, value in zip(jaxpr.constvars, consts, body.consts, strict=True):
         seen.counterpart[var] = value
@@ -138,14 +150,16 @@ def _differences(
             yield Parting("an array in the model's code is another one at the new width")
     nodes, eqns = deque(body.nodes), deque(jaxpr.eqns)
     while nodes or eqns:
-        parting = _first_parting(nodes, eqns, seen, survivors)
-        if parting is None:
+        parting = _next_parting(nodes, eqns, seen, survivors)
+        if parting is None or parting.kind == "indices":
+            if parting is not None:
+                yield parting
             node, eqn = nodes.popleft(), eqns.popleft()
             seen.counterpart.update(zip(eqn.outvars, node.outs, strict=True))
-        elif eqns and _does_nothing(eqns[0]):
+        elif eqns and _slim_does_nothing(eqns[0]):
             eqn = eqns.popleft()
             seen.counterpart[eqn.outvars[0]] = seen.counterpart[eqn.invars[0]]
-        elif nodes and _does_nothing(nodes[0].eqn, nodes[0], survivors):
+        elif nodes and _full_does_nothing(nodes[0], survivors):
             node = nodes.popleft()
             seen.same[node.outs[0]] = seen.value(node.ins[0])
         else:
@@ -153,7 +167,7 @@ def _differences(
             return
     for atom, value in zip(jaxpr.outvars, body.outs, strict=True):
         if not seen.corresponds(atom, value):
-            yield Parting("it returns something else", True)
+            yield Parting("it returns something else", "steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,40 +190,52 @@ class _Seen:
         )
 
 
-def _first_parting(
+def _next_parting(
     nodes: Sequence[Node], eqns: Sequence[Any], seen: _Seen, survivors: Survivors
 ) -> Parting | None:
     if not (nodes and eqns):
         more = "more" if eqns else "fewer"
-        return Parting(f"it takes {more} steps than the full model", True)
-    found = next(_node_differences(nodes[0], eqns[0], seen, survivors), None)
+        return Parting(f"it takes {more} steps than the full model", "steps")
+    found = _gravest(_node_differences(nodes[0], eqns[0], seen, survivors))
     if found is None:
         return None
     line = source_line(eqns[0])
     return dataclasses.replace(found, text=f"{found.text} ({line})") if line else found
 
 
-def _does_nothing(eqn: Any, node: Node | None = None, survivors: Survivors | None = None) -> bool:
-    """Whether an equation, at the surviving widths, gives what it is given."""
-    name = eqn.primitive.name
-    if name not in ("broadcast_in_dim", "reshape", "transpose", "convert_element_type"):
-        return False
+def _slim_does_nothing(eqn: Any) -> bool:
+    """Whether an equation of the slim program gives what it is given."""
+    shapes = [tuple(var.aval.shape) for var in (*eqn.invars, *eqn.outvars)]
+    return _keeps_order(eqn) and shapes[0] == shapes[1]
+
+
+def _full_does_nothing(node: Node, survivors: Survivors) -> bool:
+    """Whether an equation of the full program would, at the surviving widths."""
+    shapes = [survivors.shape(value) for value in (*node.ins, *node.outs)]
+    return _keeps_order(node.eqn) and shapes[0] == shapes[1]
+
+
+def _keeps_order(eqn: Any) -> bool:
+    """Whether an equation at most adds axes or copies, and so does nothing if no shape changes."""
     if len(eqn.invars) != 1 or isinstance(eqn.invars[0], jex.Literal):
         return False
-    before, after = eqn.invars[0].aval, eqn.outvars[0].aval
-    if node is not None and survivors is not None:
-        shapes = survivors.shape(node.ins[0]), survivors.shape(node.outs[0])
-    else:
-        shapes = tuple(before.shape), tuple(after.shape)
-    order = {"broadcast_in_dim": "broadcast_dimensions", "transpose": "permutation"}.get(name)
-    in_order = order is None or tuple(eqn.params[order]) == tuple(range(len(shapes[1])))
-    return shapes[0] == shapes[1] and before.dtype == after.dtype and in_order
+    axes = range(len(eqn.outvars[0].aval.shape))
+    match eqn.primitive.name:
+        case "reshape":
+            return True
+        case "convert_element_type":
+            return bool(eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype)
+        case "broadcast_in_dim":
+            return tuple(eqn.params["broadcast_dimensions"]) == tuple(axes)
+        case "transpose":
+            return tuple(eqn.params["permutation"]) == tuple(axes)
+    return False
 
 
 def _node_differences(node: Node, eqn: Any, seen: _Seen, survivors: Survivors) -> Iterator[Parting]:
     if eqn.primitive.name != node.name or len(eqn.invars) != len(node.ins):
         text = f"it computes {eqn.primitive.name} where the full model computes {node.name}"
-        yield Parting(text, True)
+        yield Parting(text, "steps")
         return
     for atom, value in zip(eqn.invars, node.ins, strict=True):
         if not seen.corresponds(atom, value):
@@ -218,13 +244,13 @@ def _node_differences(node: Node, eqn: Any, seen: _Seen, survivors: Survivors) -
     for name, given in eqn.params.items():
         if name not in OPAQUE and not _same_param(wanted.get(name), given):
             text = f"{node.name} has {name}={given} where {wanted.get(name)} was expected"
-            yield Parting(text, in_steps=not isinstance(given, int | float))
+            yield Parting(text, "numbers" if isinstance(given, int | float) else "steps")
     if node.name not in DRAWS:
         yield from _numbering_differences(node, survivors)
     for var, out in zip(eqn.outvars, node.outs, strict=True):
         if tuple(var.aval.shape) != survivors.shape(out) or var.aval.dtype != out.dtype:
             text = f"{node.name} gives {var.aval.str_short()}, not {survivors.shape(out)}"
-            yield Parting(text, in_steps=True)
+            yield Parting(text, "steps")
     for body, (jaxpr, consts) in zip(node.bodies, _jaxprs(eqn), strict=True):
         yield from _differences(body, jaxpr, consts, survivors)
 
@@ -232,9 +258,8 @@ def _node_differences(node: Node, eqn: Any, seen: _Seen, survivors: Survivors) -
 def _operand_difference(node: Node, atom: Any, value: Value) -> Parting:
     if isinstance(atom, jex.Literal) and value.const is not None:
         text = f"{node.name} uses {atom.val} where the full model uses {value.const}"
-        # An index counted from the end, for one, is made of a size, and never used as such.
-        return Parting(text, in_steps=jnp.issubdtype(value.dtype, np.integer))
-    return Parting(f"{node.name} is applied to something else", in_steps=True)
+        return Parting(text, "indices" if jnp.issubdtype(value.dtype, np.integer) else "numbers")
+    return Parting(f"{node.name} is applied to something else", "steps")
 
 
 def _numbering_differences(node: Node, survivors: Survivors) -> Iterator[Parting]:

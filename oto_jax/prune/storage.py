@@ -97,8 +97,9 @@ def load(path: PathLike, model: Any) -> Pruned:
       Model, variables (plain dictionaries for Linen) and plan as they were saved.
 
     Raises:
-      CheckpointError: if the checkpoint is missing, incomplete, damaged, or of another model; the
-        message names the first array that differs.
+      CheckpointError: if the checkpoint is missing, incomplete, damaged, or of another model: the
+        message names the first array that differs; or says that a model of the same shapes
+        computes something else, which is told where JAX, Flax and their settings are the same.
 
     Example:
       >>> import tempfile, jax, jax.numpy as jnp, oto_jax, flax.linen as nn
@@ -165,21 +166,21 @@ def _check_program(document: Mapping[str, Any], pruned: Pruned) -> None:
 def _program(pruned: Pruned) -> dict[str, Any] | None:
     """The fingerprint of the slim model on the call that it was found with.
 
-    None where there is no call, or the model does not take it: with other variables, for example.
+    None where there is no call, or variables that it reads are not there.
     """
     call, framework = pruned.plan.call, framework_of(pruned.model)
-    if call is None or framework is None:
+    if call is None or not pruned.plan.by_path.keys() <= leaves_by_path(pruned.variables).keys():
         return None
-    try:
-        if framework == "linen":
+    match framework:
+        case "linen":
             from oto_jax.prune import linen
 
             return fingerprint(linen.program(pruned.model, pruned.variables, call), call)
-        from oto_jax.prune import nnx
+        case "nnx":
+            from oto_jax.prune import nnx
 
-        return fingerprint(nnx.program(nnx.evaluating(pruned.model), call), call)
-    except Exception:
-        return None
+            return fingerprint(nnx.program(nnx.evaluating(pruned.model), call), call)
+    return None
 
 
 def _check_class(document: Mapping[str, Any], model: Any, plan: Plan) -> None:

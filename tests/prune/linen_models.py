@@ -305,3 +305,12 @@ CASES = {
     "grouped": Case(Grouped(), (IMAGES,), "widths"),
     "einsums": Case(Einsums(), (VECTORS,), "widths"),
 }  # fmt: skip
+
+
+def run(model, variables, *inputs, **options):
+    """``model.apply``, compiled as one."""
+    return jax.jit(lambda variables, *x: model.apply(variables, *x, **options))(variables, *inputs)
+
+
+def relative(a, b):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(a)).max())
