@@ -330,15 +330,14 @@ def _replace(partial: File, target: File) -> None:
         partial.rename(target)
         return
     aside = File(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    target.rename(aside / target.name)
+    old = aside / target.name
     try:
+        target.rename(old)
         partial.rename(target)
-    except OSError:
-        (aside / target.name).rename(target)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    finally:  # Whatever came between them, an interrupt too, one of the two stands there.
+        if not target.exists():
+            old.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read(directory: File) -> tuple[dict[str, Any], dict[Path, Any]]:

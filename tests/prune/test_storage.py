@@ -256,20 +256,29 @@ def test_a_failing_write_leaves_the_old_checkpoint(slim, tmp_path, monkeypatch, 
     assert os.listdir(tmp_path) == ["slim"]
 
 
-def test_a_disk_that_fails_while_renaming_gives_the_old_one_back(slim, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("what", "raised"),
+    [
+        (OSError("read-only file system"), oto_jax.CheckpointError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["a failing disk", "ctrl-c"],
+)
+def test_what_stops_the_renaming_gives_the_old_one_back(slim, tmp_path, monkeypatch, what, raised):
     oto_jax.save(tmp_path / "slim", slim)
     rename = storage.File.rename
 
     def fail(self, target):
         if self.name.startswith(".slim.writing-"):
-            raise OSError("read-only file system")
+            raise what
         return rename(self, target)
 
     monkeypatch.setattr(storage.File, "rename", fail)
-    with pytest.raises(oto_jax.CheckpointError, match="read-only"):
+    with pytest.raises(raised):
         oto_jax.save(tmp_path / "slim", slim, overwrite=True)
     monkeypatch.undo()
     assert_same(slim, oto_jax.load(tmp_path / "slim", ResidualNet()))
+    assert os.listdir(tmp_path) == ["slim"]
 
 
 def test_an_unreadable_new_checkpoint_never_takes_the_place_of_a_good_one(
