@@ -314,14 +314,21 @@ def _write_arrays(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
 
 
 def _check_replaceable(target: File) -> None:
-    """Nothing but a checkpoint, or an empty directory, may be replaced."""
-    if target.is_dir() and ((target / "plan.json").is_file() or not any(target.iterdir())):
+    """Nothing but a checkpoint, whole or damaged, or an empty directory may be replaced."""
+    if target.is_dir() and (_holds_checkpoint_only(target) or not any(target.iterdir())):
         return
     if target.exists() or target.is_symlink():
         raise CheckpointError(
             f"what stands at {target} is no checkpoint of a slim model and is left as it is; choose"
             " another place"
         )
+
+
+def _holds_checkpoint_only(directory: File) -> bool:
+    """Whether nothing of anybody else lies there; what was written may be damaged."""
+    plan = directory / "plan.json"
+    others = {file.name for file in directory.iterdir()} - {plan.name, "arrays"}
+    return not others and plan.is_file() and FORMAT.encode() in plan.read_bytes()
 
 
 def _replace(partial: File, target: File) -> None:

@@ -216,6 +216,23 @@ def test_what_is_no_checkpoint_is_never_replaced(slim, tmp_path, what):
     assert os.listdir(tmp_path) == ["thesis"]
 
 
+@pytest.mark.parametrize("name", ["plan.json", "thesis.txt"])
+def test_what_lies_beside_or_looks_like_a_checkpoint_is_never_replaced(slim, tmp_path, name):
+    place = tmp_path / "slim"
+    oto_jax.save(place, slim)
+    (place / name).write_text('{"my": "own plan"}')
+    with pytest.raises(oto_jax.CheckpointError, match="is no checkpoint"):
+        oto_jax.save(place, slim, overwrite=True)
+    assert (place / name).read_text() == '{"my": "own plan"}'
+
+
+def test_a_damaged_checkpoint_may_be_replaced(slim, tmp_path):
+    oto_jax.save(tmp_path / "slim", slim)
+    truncate_plan(tmp_path / "slim")
+    oto_jax.save(tmp_path / "slim", slim, overwrite=True)
+    assert_same(slim, oto_jax.load(tmp_path / "slim", ResidualNet()))
+
+
 def test_an_empty_directory_may_be_filled(slim, tmp_path):
     oto_jax.save(tmp_path, slim, overwrite=True)
     assert_same(slim, oto_jax.load(tmp_path, ResidualNet()))
