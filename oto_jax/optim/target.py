@@ -28,7 +28,8 @@ class Target:
 
     Attributes:
       group_sparsity: the share of all groups that shall be zero; or a mapping from spaces (names
-        or globs) to the share of their groups, each reached on its own.
+        or globs) to the share of their groups, each reached on its own. Groups that are zero
+        already are the first to count.
       kept: the share of the parameters that shall stay when the zero groups are cut; with
         ``costs``, the share of the cost. Reached to the nearest group.
       costs: by path, what an entry of a parameter costs; others cost nothing. With the number of

@@ -116,9 +116,10 @@ class TargetRule:
         """What part of each trial to keep, in [0, 1] per group, and the next state."""
         ratios = half_space_ratios(trial.squared_norms, trial.products)
         saliency = self._saliency(trial, state)
-        chosen_at = self._choose(saliency, state)
+        dead = {name: norm == 0 for name, norm in trial.squared_norms.items()}
+        chosen_at = self._choose(saliency, dead, state)
         keep = {
-            name: self._keep(name, ratio, trial.squared_norms[name] == 0, chosen_at[name], state)
+            name: self._keep(name, ratio, dead[name], chosen_at[name], state)
             for name, ratio in ratios.items()
         }
         next_state = state._replace(
@@ -142,14 +143,16 @@ class TargetRule:
             averages[name] = jnp.where(jnp.isfinite(new), new, old).astype(old.dtype)
         return averages
 
-    def _choose(self, saliency: GroupVectors, state: TargetState) -> GroupVectors:
+    def _choose(
+        self, saliency: GroupVectors, dead: GroupVectors, state: TargetState
+    ) -> GroupVectors:
         chosen_at = dict(state.chosen_at)
         for scope in self.scopes:
-            chosen_at |= self._choose_in(scope, saliency, state)
+            chosen_at |= self._choose_in(scope, saliency, dead, state)
         return chosen_at
 
     def _choose_in(
-        self, scope: Scope, saliency: GroupVectors, state: TargetState
+        self, scope: Scope, saliency: GroupVectors, dead: GroupVectors, state: TargetState
     ) -> dict[str, jax.Array]:
         """The steps at which the groups of a scope were chosen, after this step's choice."""
         before = stack(scope.spaces, state.chosen_at, pad=-1)
@@ -166,6 +169,9 @@ class TargetRule:
             if self.target.per_cost:
                 saved = scope.cost.savings(removed, jnp)[:, None]
                 scores = jnp.where(saved > 0, scores / saved, jnp.inf)
+            # What is zero already goes first: a zero group that stays would be one too many.
+            is_dead = stack(scope.spaces, dead, pad=False)
+            scores = jnp.where(is_dead, jnp.finfo(scores.dtype).min, scores)
             last = away == 0
             chosen = choose(scope.cost, sizes, scores, before >= 0, floors, budget, last)
             return jnp.where(chosen & (before < 0), state.step, before)

@@ -219,12 +219,23 @@ def test_gradients_that_are_not_finite_put_nothing_to_zero_and_spoil_no_saliency
         assert np.all(np.isfinite(projection.saliency[name]))
 
 
-def test_groups_zero_from_the_start_count():
+@pytest.mark.parametrize(
+    "saliency",
+    [
+        oto_jax.saliency.magnitude,
+        [(oto_jax.saliency.magnitude, -1.0)],
+        lambda statistics: jnp.zeros_like(statistics.squared_norm),
+    ],
+    ids=["magnitude", "the largest first", "all alike"],
+)
+def test_groups_zero_from_the_start_count_whatever_the_saliency(saliency):
     params, zigs = conv_tree()
     params = {**params, "inner": {"kernel": params["inner"]["kernel"].at[..., 1].set(0)}}
     params["norm"] = jax.tree.map(lambda x: x.at[1].set(0), params["norm"])
-    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=0.3, target_steps=2)
-    gradient = random_like(params, 3)
+    target = oto_jax.Target(group_sparsity=0.3, saliency=saliency)
+    tx = oto_jax.hspg(1e-3, zigs, target_group_sparsity=target, target_steps=2)
+    # Nothing moves the zero group: if it is not chosen, it is one too many at the end.
+    gradient = jax.tree.map(lambda x, y: jnp.where(x == 0, 0, y), params, random_like(params, 3))
     _, state, counts = zero_counts(params, zigs, tx, lambda p, t: gradient, steps=3)
     assert sum(int(v[-1]) for v in counts.values()) == 3
     assert bool(state[2].zero["inner"][1])
