@@ -19,6 +19,7 @@ ScalarOrSchedule: TypeAlias = Scalar | Schedule
 T = TypeVar("T")
 PerSpace: TypeAlias = T | Mapping[str, T]
 """One value for all spaces, or a mapping from space names (or glob patterns) to values."""
+MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,11 @@ class AdaptiveEpsilon:
     limit: float = 0.999
 
     def __post_init__(self) -> None:
-        check_number("AdaptiveEpsilon(start)", self.start, low=0.0, below=1.0)
-        check_number("AdaptiveEpsilon(increase)", self.increase, low=0.0, below=1.0)
+        for name in ("start", "increase", "limit"):
+            value = getattr(self, name)
+            low = self.start if name == "limit" else 0.0
+            check_number(f"AdaptiveEpsilon({name})", value, low=low, below=1.0, scheduled=False)
         check_steps("AdaptiveEpsilon(every)", self.every, low=1)
-        check_number("AdaptiveEpsilon(limit)", self.limit, low=self.start, below=1.0)
 
 
 Epsilon: TypeAlias = ScalarOrSchedule | AdaptiveEpsilon
@@ -61,8 +63,8 @@ Epsilon: TypeAlias = ScalarOrSchedule | AdaptiveEpsilon
 def check_steps(name: str, value: Any, *, low: int) -> None:
     """Raise unless a hyperparameter is a whole number of steps, at least ``low``.
 
-    Steps are compared with the count of steps, so a fraction would never come. An array that is
-    being traced has no value to check yet.
+    Steps are compared with the count of steps, an int32, so a fraction would never come. An array
+    that is being traced has no value to check yet.
 
     Raises:
       HyperparameterError: naming the argument and its value.
@@ -72,7 +74,7 @@ def check_steps(name: str, value: Any, *, low: int) -> None:
       Traceback (most recent call last):
       oto_jax.errors.HyperparameterError: start_step must be a whole number of steps, not 5.5
     """
-    check_number(name, value, low=low, scheduled=False)
+    check_number(name, value, low=low, high=MOST_STEPS, scheduled=False)
     if not isinstance(value, jax.core.Tracer) and float(value) != round(float(value)):
         raise HyperparameterError(f"{name} must be a whole number of steps, not {value}")
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from oto_jax.errors import HyperparameterError
 from oto_jax.optim.norms import GroupVectors
 
 
@@ -143,6 +144,9 @@ def combined_scores(
     Returns:
       Per space, the scores; 0 for groups that are zero.
 
+    Raises:
+      HyperparameterError: if a saliency gives anything but a number for each group.
+
     Example:
       >>> import jax.numpy as jnp
       >>> one = GroupStatistics(jnp.array([4.0, 36.0, 0.0]), *[jnp.zeros(3)] * 2, entries=1)
@@ -150,12 +154,22 @@ def combined_scores(
       [0.5, 1.5, 0.0]
     """
     pairs = [(saliencies, 1.0)] if callable(saliencies) else list(saliencies)
-    scores = {}
+    scores: GroupVectors = {}
     for name, one in statistics.items():
         living = one.squared_norm > 0
         scale = _with_mean_one if relative else _as_it_is
-        parts = [weight * scale(saliency(one), living) for saliency, weight in pairs]
+        parts = [weight * scale(_scores(saliency, one), living) for saliency, weight in pairs]
         scores[name] = sum(parts[1:], start=parts[0])
+    return scores
+
+
+def _scores(saliency: Saliency, statistics: GroupStatistics) -> jax.Array:
+    scores, wanted = jnp.asarray(saliency(statistics)), statistics.squared_norm.shape
+    if scores.shape != wanted:
+        raise HyperparameterError(
+            f"the saliency {getattr(saliency, '__name__', saliency)!r} gives scores of shape"
+            f" {scores.shape}, and there are {wanted[0]} groups: one number for each, {wanted}"
+        )
     return scores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from oto_jax.optim.saliency import Saliencies, taylor
 from oto_jax.zigs.partition import Space, ZIGs
 
 Share: TypeAlias = "float | jax.Array"
+LARGEST = 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +72,18 @@ class Target:
             raise HyperparameterError("Target needs one of group_sparsity and kept, not both")
         if self.costs is not None and self.kept is None:
             raise HyperparameterError("Target(costs) says what is kept: give kept, the share")
-        check_number("Target(keep_at_least)", self.keep_at_least, low=0.0, below=1.0)
-        check_number("Target(fade)", self.fade, low=0.0, high=1.0)
-        check_number("Target(memory)", self.memory, low=0.0, below=1.0)
+        if not isinstance(self.costs, Mapping | None):
+            raise HyperparameterError(
+                f"Target(costs) maps paths of parameters to numbers; it is {self.costs!r}"
+            )
+        number = functools.partial(check_number, low=0.0, scheduled=False)
+        number("Target(keep_at_least)", self.keep_at_least, below=1.0)
+        number("Target(fade)", self.fade, high=1.0)
+        number("Target(memory)", self.memory, below=1.0)
         check_steps("Target(rounds)", self.rounds, low=1)
         _check_saliency(self.saliency)
         if self.kept is not None:
-            check_number("Target(kept)", self.kept, low=0.0, high=1.0)
+            number("Target(kept)", self.kept, high=1.0)
 
     def floor(self, space: Space) -> int:
         """How many groups of a space stay in any case.
@@ -144,8 +151,7 @@ def scopes(target: Target, zigs: ZIGs) -> tuple[Scope, ...]:
     if target.kept is not None:
         cost = parameter_cost(zigs, target.costs)
         full = float(cost(np.zeros(len(zigs.spaces))))
-        if full == 0:
-            raise HyperparameterError("Target(costs) are all 0: nothing could be saved")
+        _check_scale(cost, full)
         found = (Scope("all", zigs.spaces, cost, full, target.kept * full),)
     elif isinstance(share, Mapping):
         shares: dict[str, Any] = per_space(zigs, "target_group_sparsity", share, 0.0)
@@ -155,6 +161,18 @@ def scopes(target: Target, zigs: ZIGs) -> tuple[Scope, ...]:
     if not zigs.shrunk:  # Else the state goes on with the budgets of the network at the start.
         check_feasible(target, found)
     return found
+
+
+def _check_scale(cost: KeptCost, full: float) -> None:
+    """Steps reckon with costs in float32: what it cannot hold would count as 0, or as infinite."""
+    if full == 0:
+        raise HyperparameterError("Target(costs) are all 0: nothing could be saved")
+    smallest = float(cost.prices.min())
+    if full > LARGEST or smallest < 1 / LARGEST:
+        raise HyperparameterError(
+            f"Target(costs) are {smallest:.3g} for the cheapest entry and {full:.3g} for all;"
+            f" express them in another unit, between {1 / LARGEST:.0e} and {LARGEST:.0e}"
+        )
 
 
 def _group_scope(name: str, spaces: tuple[Space, ...], share: Any) -> Scope:

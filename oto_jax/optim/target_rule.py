@@ -162,24 +162,27 @@ class TargetRule:
         sizes = np.array([space.size for space in scope.spaces])
         floors = jnp.stack([state.floor[space.name] for space in scope.spaces])
 
-        removed = jnp.sum(before >= 0, axis=1).astype(full.dtype)
+        # What is zero already is given up already, whatever its saliency: left over, it would be
+        # one too many; and cut out of the network, it would count no more.
+        given_up = (before >= 0) | stack(scope.spaces, dead, pad=False)
+        removed = jnp.sum(given_up, axis=1).astype(full.dtype)
+        # The costs are sums in this dtype: what is over by rounding alone is not over.
+        rounding = 0.0 if self.target.kept is None else 32 * jnp.finfo(full.dtype).eps * full
+        over = scope.cost(removed, jnp) > budget + rounding
+        is_round, last = self._is_round(state.step), away == 0
 
         def more() -> jax.Array:
             scores = stack(scope.spaces, saliency, pad=0)
             if self.target.per_cost:
                 saved = scope.cost.savings(removed, jnp)[:, None]
-                scores = jnp.where(saved > 0, scores / saved, jnp.inf)
-            # What is zero already goes first: a zero group that stays would be one too many.
-            is_dead = stack(scope.spaces, dead, pad=False)
-            scores = jnp.where(is_dead, jnp.finfo(scores.dtype).min, scores)
-            last = away == 0
-            chosen = choose(scope.cost, sizes, scores, before >= 0, floors, budget, last)
-            return jnp.where(chosen & (before < 0), state.step, before)
+                scores = jnp.where(saved > 0, scores / jnp.where(saved > 0, saved, 1), jnp.inf)
+            return choose(scope.cost, sizes, scores, given_up, floors, budget, last)
 
-        # The costs are sums in this dtype: what is over by rounding alone is not over.
-        rounding = 0.0 if self.target.kept is None else 32 * jnp.finfo(full.dtype).eps * full
-        over = scope.cost(removed, jnp) > budget + rounding
-        after = jax.lax.cond(self._is_round(state.step) & over, more, lambda: before)
+        def no_more() -> jax.Array:
+            return (before >= 0) | (given_up & is_round & last)
+
+        chosen = jax.lax.cond(is_round & over, more, no_more)
+        after = jnp.where(chosen & (before < 0), state.step, before)
         return unstack(scope.spaces, after)
 
     def _is_round(self, step: jax.Array) -> jax.Array:

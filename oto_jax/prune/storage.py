@@ -319,8 +319,8 @@ def _check_replaceable(target: File) -> None:
         return
     if target.exists() or target.is_symlink():
         raise CheckpointError(
-            f"what stands at {target} is no checkpoint of a slim model, or not only that, and is left"
-            " as it is; choose another place"
+            f"what stands at {target} is no checkpoint of a slim model, or not only that, and is"
+            " left as it is; choose another place"
         )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -239,6 +240,74 @@ def test_groups_zero_from_the_start_count_whatever_the_saliency(saliency):
     _, state, counts = zero_counts(params, zigs, tx, lambda p, t: gradient, steps=3)
     assert sum(int(v[-1]) for v in counts.values()) == 3
     assert bool(state[2].zero["inner"][1])
+
+
+def with_a_part_zero():
+    """A perceptron that was pruned before: 8 of 12 groups of a layer, and what reads them."""
+    model = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(12), nn.relu, nn.Dense(3)])
+    x = jax.random.normal(jax.random.key(1), (64, 6))
+    params = model.init(jax.random.key(0), x)["params"]
+    zigs = oto_jax.find_zigs(model, {"params": params}, x)
+    for layer, part in (("layers_2", np.s_[..., 4:]), ("layers_4", np.s_[4:])):
+        params[layer] = jax.tree.map(
+            lambda v: v.at[part].set(0) if v.shape[-1] == 12 or v.ndim == 2 else v,  # noqa: B023
+            params[layer],
+        )
+    return model, params, zigs, x
+
+
+def trained(model, params, zigs, x, tx, state):
+    """The parameters after steps through the whole window and beyond."""
+
+    @jax.jit
+    def step(params, state):
+        gradient = jax.grad(
+            lambda p: jnp.mean(jnp.square(model.apply({"params": p}, x) - x[:, :3]))
+        )
+        updates, state = tx.update(gradient(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    return params, int(oto_jax.group_sparsity(params, zigs).zero_groups)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"group_sparsity": 0.5}, 14),
+        # Five of the twelve have to stay, and only four are alive.
+        ({"group_sparsity": 0.5, "keep_at_least": 0.4}, 14),
+        ({"group_sparsity": 8 / 28, "saliency": [(oto_jax.saliency.magnitude, -1.0)]}, 8),
+        ({"kept": 0.25}, None),
+        ({"kept": 0.25, "per_cost": True, "rounds": 1}, None),
+    ],
+    ids=str,
+)
+def test_groups_zero_before_the_window_may_be_cut_before_it(settings, asked):
+    """They count from its first step on, so the rest trains as if they were not there."""
+    with jax.enable_x64(True):
+        model, params, zigs, x = with_a_part_zero()
+
+        def hspg(groups):
+            target = oto_jax.Target(**settings)
+            return oto_jax.hspg(
+                0.05, groups, momentum=0.9, start_step=START, target_group_sparsity=target,
+                target_steps=WINDOW,
+            )  # fmt: skip
+
+        tx = hspg(zigs)
+        whole, zero = trained(model, params, zigs, x, tx, tx.init(params))
+        slim = oto_jax.prune(model, {"params": params}, zigs)
+        assert slim.plan.units("layers_2").count == 4
+        state = oto_jax.shrink(tx.init(params), slim.plan)
+        left = oto_jax.shrink_zigs(zigs, slim.plan)
+        narrow, more = trained(slim.model, slim.variables["params"], left, x, hspg(left), state)
+        assert zero == 8 + more
+        assert asked in (None, zero)
+        widened = oto_jax.widen({"params": narrow}, slim.plan)["params"]
+        close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+        jax.tree.map(close, widened, whole)
 
 
 def test_a_target_that_only_the_whole_network_can_meet_holds_after_cutting():

@@ -64,6 +64,7 @@ def test_a_first_state_of_a_cut_network_has_to_be_feasible():
         ({"target_steps": None}, "target_steps is missing"),
         ({"target_steps": 0}, "target_steps"),
         ({"target_steps": 20.5}, "target_steps must be a whole number"),
+        ({"target_steps": 2**31}, "target_steps must be at least 1 and at most"),
         ({"target_group_sparsity": lambda step: 0.5}, "target_group_sparsity"),
         ({"upper_group_sparsity": jnp.asarray(0.5)}, "upper_group_sparsity"),
         ({"upper_group_sparsity": 0.5}, "upper_group_sparsity"),
@@ -85,6 +86,8 @@ def test_bad_target_arguments_are_named(settings, match):
         {"kept": 0.5, "keep_at_least": 1.0}, {"kept": 0.5, "rounds": 0},
         {"kept": 0.5, "rounds": 2.5}, {"kept": 0.5, "saliency": "taylor"},
         {"kept": 0.5, "saliency": []}, {"kept": 0.5, "saliency": [(jnp.abs, np.nan)]},
+        {"kept": lambda step: 0.5}, {"kept": 0.5, "fade": lambda step: 0.5},
+        {"kept": 0.5, "costs": 3}, {"kept": 0.5, "costs": ["stem/kernel"]},
     ],
 )  # fmt: skip
 def test_bad_targets_are_refused(settings):
@@ -93,9 +96,22 @@ def test_bad_targets_are_refused(settings):
 
 
 @pytest.mark.parametrize(
-    "costs", [{"nothing": 1.0}, {"stem/kernel": -1.0}, {"stem/kernel": 0.0}, {"stem/kernel": "x"}]
-)
+    "costs",
+    [
+        {"nothing": 1.0}, {"stem/kernel": -1.0}, {"stem/kernel": 0.0}, {"stem/kernel": "x"},
+        {"stem/kernel": 1e38}, {"stem/kernel": 1e-45},
+    ],
+)  # fmt: skip
 def test_bad_costs_are_named(costs):
     _, zigs = conv_tree()
     with pytest.raises(oto_jax.HyperparameterError, match="cost"):
         scopes(oto_jax.Target(kept=0.5, costs=costs), zigs)
+
+
+@pytest.mark.parametrize("scores", [lambda s: 1.0, lambda s: s.squared_norm[:1]])
+def test_a_saliency_that_is_no_number_per_group_is_named(scores):
+    params, zigs = conv_tree()
+    target = oto_jax.Target(kept=0.5, saliency=scores)
+    tx = oto_jax.hspg(0.1, zigs, target_group_sparsity=target, target_steps=10)
+    with pytest.raises(oto_jax.HyperparameterError, match="saliency '<lambda>' gives scores"):
+        tx.update(params, tx.init(params), params)
