@@ -42,6 +42,8 @@ class Recipe:
         rest, 0: a single step.
       saliency: target mode: which groups to keep; None: HSPG's own choice, which is ``taylor``.
       per_cost: target mode: rank groups by saliency per cost that cutting them saves.
+      memory: target mode: decay of the running average of saliencies, by step; None: HSPG's own.
+        Near 1, groups are ranked by an average over more batches.
       fade: target mode: the share of the window over which a chosen group shrinks before it is put
         to zero; None: HSPG's own. With ``saliency`` ``magnitude``, ``target_epochs`` and ``fade`` 0
         and ``lmbda`` 0, a recipe is magnitude pruning in one shot, then fine-tuning.
@@ -69,6 +71,7 @@ class Recipe:
     target_epochs: int | None = None
     saliency: Literal["taylor", "squared_taylor", "magnitude"] | None = None
     per_cost: bool = False
+    memory: float | None = None
     fade: float | None = None
     distillation: float = 0.0
     temperature: float = 4.0
@@ -91,7 +94,7 @@ class Recipe:
         if self.target_macs is not None and self.target_group_sparsity is not None:
             raise OptionError("--target-macs and --target-group-sparsity exclude each other")
         if self.target_macs is None and self.target_group_sparsity is None:
-            for name in ("saliency", "fade", "per_cost"):
+            for name in ("saliency", "memory", "fade", "per_cost"):
                 if getattr(self, name) != getattr(Recipe, name):  # its default
                     raise OptionError(
                         f"--{name.replace('_', '-')} says how a target is reached: give"
@@ -164,8 +167,9 @@ def _how(recipe: Recipe) -> dict[str, Any]:
     how: dict[str, Any] = {"per_cost": recipe.per_cost}
     if recipe.saliency is not None:
         how["saliency"] = getattr(oto_jax.saliency, recipe.saliency)
-    if recipe.fade is not None:
-        how["fade"] = recipe.fade
+    for name in ("memory", "fade"):
+        if getattr(recipe, name) is not None:
+            how[name] = getattr(recipe, name)
     return how
 
 
