@@ -224,7 +224,10 @@ def shrink(state: Any, plan: Plan) -> Any:
     mirrored = Counter(prefix for found in splits.values() for prefix, _ in found)
     return jax.tree_util.tree_unflatten(
         treedef,
-        [_shrink_leaf(key_path(path), leaf, splits, mirrored, plan) for path, leaf in leaves],
+        [
+            _shrink_leaf(key_path(path), leaf, splits, mirrored, known, plan)
+            for path, leaf in leaves
+        ],
     )
 
 
@@ -257,6 +260,7 @@ def _shrink_leaf(
     leaf: Any,
     splits: Mapping[Path, list[tuple[Path, ArrayPlan]]],
     mirrored: Counter[Path],
+    known: Mapping[Path, ArrayPlan],
     plan: Plan,
 ) -> Any:
     if _shrinks_itself(leaf):
@@ -264,6 +268,7 @@ def _shrink_leaf(
     found = splits[path]
     if not found:
         _check_no_group_vector(path, leaf, plan)
+        _check_no_part(path, leaf, known)
     if not found or np.size(leaf) <= 1 or not any(array.cuts for _, array in found):
         return leaf
     return _slice_state(path, leaf, _owner(path, found, mirrored))
@@ -282,6 +287,26 @@ def _check_no_group_vector(path: Path, leaf: Any, plan: Plan) -> None:
                 " belongs to, which knows how to shrink itself: shrink the optimizer's state (or"
                 " the nnx.Optimizer) as it is, not a tree of dictionaries made of it"
             )
+
+
+def _check_no_part(path: Path, leaf: Any, known: Mapping[Path, ArrayPlan]) -> None:
+    """Raise for one of several arrays that stand in a parameter's place, as long as a cut axis.
+
+    Such as the accumulators of `optax.sm3`, one for each of the parameter's axes.
+    """
+    shape = tuple(np.shape(leaf))
+    above = [array for end in range(1, len(path)) for _, array in _splits(path[:end], known)]
+    for array in above:
+        if any(array.shape[axis] in shape for axis, _ in array.cuts):
+            raise _unclear(path, shape, f"within the place of {format_path(array.path)!r}")
+
+
+def _unclear(path: Path, shape: tuple[int, ...], beside: str) -> ZIGMismatchError:
+    return ZIGMismatchError(
+        f"state {format_path(path)!r} has shape {shape}, {beside}; how to cut it does not follow:"
+        " give the node that holds it a method shrink(plan), or initialise the optimizer on the"
+        " slim parameters"
+    )
 
 
 def _owner(path: Path, found: list[tuple[Path, ArrayPlan]], mirrored: Counter[Path]) -> ArrayPlan:
@@ -303,8 +328,5 @@ def _slice_state(path: Path, leaf: Any, array: ArrayPlan) -> Any:
     if shape[max(len(shape) - len(array.shape), 0) :] == array.shape and not square:
         return slice_array(leaf, array)
     hint = " (was it shrunk already?)" if shape == array.slim_shape else ""
-    raise ZIGMismatchError(
-        f"state {format_path(path)!r} has shape {shape}, the parameter {format_path(array.path)!r}"
-        f" has {array.shape}{hint}; how to cut it does not follow: give the node that holds it a"
-        " method shrink(plan), or initialise the optimizer on the slim parameters"
-    )
+    beside = f"the parameter {format_path(array.path)!r} has {array.shape}{hint}"
+    raise _unclear(path, shape, beside)

@@ -64,6 +64,7 @@ def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
       >>> bool((again.model.apply(again.variables, x) == slim.model.apply(slim.variables, x)).all())
       True
     """
+    _check_local(path)
     target = File(path).absolute()
     if target.exists() and not overwrite:
         raise CheckpointError(
@@ -71,6 +72,7 @@ def save(path: PathLike, pruned: Pruned, *, overwrite: bool = False) -> None:
         )
     _check_replaceable(target)
     arrays = _host_arrays(pruned.variables)
+    _check_slim(pruned)
     content = _content(pruned, arrays)
     try:
         with _sibling(target) as partial:
@@ -126,6 +128,7 @@ def load(path: PathLike, model: Any) -> Pruned:
             pruned = Pruned(slim, nnx.state_of(slim), plan)
             _check_program(document, pruned)
             return pruned
+    _check_class(document, model)
     return Pruned(model, read_skeleton(document["tree"], arrays), plan)
 
 
@@ -134,7 +137,8 @@ def _load_linen(
 ) -> Pruned:
     from oto_jax.prune import linen
 
-    _check_class(document, model, plan)
+    if plan.call is None:  # Then the model's class is all there is to go by.
+        _check_class(document, model)
     initial = linen.initial_shapes(model, plan.call) if plan.call else None
     if initial is not None:
         _check_shapes(plan, initial)
@@ -183,13 +187,12 @@ def _program(pruned: Pruned) -> dict[str, Any] | None:
     return None
 
 
-def _check_class(document: Mapping[str, Any], model: Any, plan: Plan) -> None:
-    """Where no call was recorded, the model's class is all there is to go by."""
+def _check_class(document: Mapping[str, Any], model: Any) -> None:
     saved, given = document["model"], type(model).__name__
-    if plan.call is None and saved != given:
+    if saved != given:
+        what = f"the class {model.__name__} itself" if isinstance(model, type) else f"a {given}"
         raise CheckpointError(
-            f"the checkpoint is of a {saved}, not of a {given}; load it into the model that was"
-            " pruned"
+            f"the checkpoint is of a {saved}, not of {what}; load it into the model that was pruned"
         )
 
 
@@ -291,9 +294,12 @@ def _check_written(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
 
 
 @contextlib.contextmanager
-def _without_pattern(directory: File) -> Iterator[File]:
-    """The directory by a name that is no glob pattern: Orbax reads ``lr=[0.1]`` as one."""
-    if glob.escape(str(directory)) == str(directory):
+def _with_plain_name(directory: File) -> Iterator[File]:
+    """The directory by a plain name.
+
+    Orbax reads ``lr=[0.1]`` as a glob pattern, and TensorStore ``a\\b`` as two folders.
+    """
+    if glob.escape(str(directory)) == str(directory) and "\\" not in str(directory):
         yield directory
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -307,10 +313,29 @@ def _write_arrays(directory: File, arrays: Mapping[Path, np.ndarray]) -> None:
 
     tree = {str(number): array for number, array in enumerate(arrays.values()) if array.size}
     with (
-        _without_pattern(directory) as plain,
+        _with_plain_name(directory) as plain,
         ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
     ):
         checkpointer.save(plain / "arrays", args=ocp.args.PyTreeSave(tree))
+
+
+def _check_local(path: PathLike) -> None:
+    if "://" in os.fspath(path):
+        raise CheckpointError(
+            f"{path} is no place in this file system; save below a mounted folder, or copy from one"
+        )
+
+
+def _check_slim(pruned: Pruned) -> None:
+    """Compares the variables with what the plan leaves of the full model's."""
+    by_path = pruned.plan.by_path
+    for path, leaf in leaves_by_path(pruned.variables).items():
+        given = tuple(np.shape(leaf))
+        if path in by_path and given != by_path[path].slim_shape:
+            raise CheckpointError(
+                f"{format_path(path)!r} has shape {given}, and in the slim model"
+                f" {by_path[path].slim_shape}: save that model's own variables"
+            )
 
 
 def _check_replaceable(target: File) -> None:
@@ -361,7 +386,11 @@ def _read(directory: File) -> tuple[dict[str, Any], dict[Path, Any]]:
 
 def _read_content(directory: File) -> dict[str, Any]:
     file = directory / "plan.json"
-    if not directory.is_dir():
+    try:
+        is_there = directory.is_dir()
+    except OSError as error:  # Such as of a name that is too long.
+        raise CheckpointError(f"{directory} cannot be read ({error})") from error
+    if not is_there:
         raise CheckpointError(f"there is no checkpoint at {directory}{_leftovers(directory)}")
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -395,7 +424,7 @@ def _read_arrays(directory: File, content: Mapping[str, Any]) -> list[np.ndarray
     }
     try:
         with (
-            _without_pattern(directory) as plain,
+            _with_plain_name(directory) as plain,
             ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
         ):
             options = ocp.args.PyTreeRestore(restore_args=names)

@@ -231,6 +231,12 @@ def test_the_parameter_is_told_by_the_whole_mirrored_tree():
     assert shapes(state[0].nu) == want
 
 
+def test_accumulators_in_a_parameters_place_are_an_error():
+    """One for each axis, so that none has the parameter's shape."""
+    with pytest.raises(oto_jax.ZIGMismatchError, match="how to cut it does not follow"):
+        oto_jax.shrink(optax.sm3(1e-3).init(PARAMS), PLAN)
+
+
 def test_what_does_not_follow_is_an_error():
     factored = optax.adafactor(1e-3, min_dim_size_to_factor=2).init(PARAMS)
     with pytest.raises(oto_jax.ZIGMismatchError, match="a/kernel"):

@@ -238,12 +238,35 @@ def test_an_empty_directory_may_be_filled(slim, tmp_path):
     assert_same(slim, oto_jax.load(tmp_path, ResidualNet()))
 
 
-@pytest.mark.parametrize("name", ["lr=[0.1,0.2]", "run[1]/slim", "*?", "a b ü"])
+@pytest.mark.parametrize("name", ["lr=[0.1,0.2]", "run[1]/slim", "*?", "a b ü", r"a\b"])
 def test_a_place_may_have_any_name(slim, tmp_path, name):
     oto_jax.save(tmp_path / name, slim)
     oto_jax.save(tmp_path / name, slim, overwrite=True)
     assert_same(slim, oto_jax.load(tmp_path / name, ResidualNet()))
     assert len(list((tmp_path / name).parent.iterdir())) == 1
+
+
+def test_a_place_elsewhere_is_named(slim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(oto_jax.CheckpointError, match="gs://bucket/slim is no place"):
+        oto_jax.save("gs://bucket/slim", slim)
+    with pytest.raises(oto_jax.CheckpointError, match="cannot be read"):
+        oto_jax.load("a" * 300, ResidualNet())
+    assert os.listdir(tmp_path) == []
+
+
+def test_variables_of_other_widths_are_not_saved(slim, tmp_path):
+    full = oto_jax.widen(slim.variables, slim.plan)
+    with pytest.raises(oto_jax.CheckpointError, match="in the slim model"):
+        oto_jax.save(tmp_path / "slim", dataclasses.replace(slim, variables=full))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("model", [ResidualNet, None, "ResidualNet", {}], ids=str)
+def test_what_is_no_model_is_named(slim, tmp_path, model):
+    oto_jax.save(tmp_path / "slim", slim)
+    with pytest.raises(oto_jax.CheckpointError, match="of a ResidualNet, not of"):
+        oto_jax.load(tmp_path / "slim", model)
 
 
 def test_a_checkpoint_has_the_rights_of_other_directories(slim, tmp_path):
