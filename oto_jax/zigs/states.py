@@ -40,7 +40,9 @@ def describe(state: State) -> str:
 
 AT_ZERO: Mapping[str, float] = {
     **dict.fromkeys(
-        "sin tan tanh asin asinh atan atanh sinh erf erf_inv expm1 log1p sqrt cbrt".split(), 0.0
+        "sin tan tanh asin asinh atan atanh sinh erf erf_inv expm1 log1p sqrt cbrt round imag"
+        " conj".split(),
+        0.0,
     ),
     **dict.fromkeys("exp exp2 cos cosh erfc bessel_i0e".split(), 1.0),
     "logistic": 0.5,
@@ -64,8 +66,10 @@ EXACT: Mapping[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "square": lambda x: x * x,
     "not": lambda x: not x,
-    "and": lambda x, y: x and y,
-    "or": lambda x, y: x or y,
+    "and": lambda x, y: int(x) & int(y),
+    "or": lambda x, y: int(x) | int(y),
+    "xor": lambda x, y: int(x) ^ int(y),
+    "complex": complex,
     "eq": lambda x, y: x == y,
     "ne": lambda x, y: x != y,
     "lt": lambda x, y: x < y,
@@ -80,8 +84,6 @@ EXACT: Mapping[str, Callable[..., Any]] = {
     ),
 }
 """Primitives whose value at exact numbers is an exact number."""
-
-BOOLEAN_ONLY = frozenset(("not", "and", "or"))
 
 
 def elementwise(
@@ -119,15 +121,18 @@ def _elementwise(
     if special is not None:
         return special(params, states)
     if UNKNOWN in states:
-        return 0.0 if name == "and" and 0.0 in states and is_bool else UNKNOWN
+        return 0.0 if name == "and" and 0.0 in states else UNKNOWN
     numbers = [float(s) for s in states if not isinstance(s, Vague)]
     if numbers == [0.0] and name in AT_ZERO:
         return AT_ZERO[name]
     if 0.0 in numbers and name in POLE_AT_ZERO:
         return INFINITE
-    if name not in EXACT or (name in BOOLEAN_ONLY and not is_bool):
+    if name not in EXACT or (name == "not" and not is_bool):
         return UNKNOWN
-    value = float(EXACT[name](*numbers))
+    value = EXACT[name](*numbers)
+    if isinstance(value, complex):
+        return 0.0 if value == 0 else UNKNOWN
+    value = float(value)
     return value if math.isfinite(value) else INFINITE
 
 

@@ -62,6 +62,13 @@ ZERO = {
     "what needs no rounding": lambda h: (h + 0.5).astype(jnp.bfloat16).astype(h.dtype) - 0.5,
     "a constant and back": lambda h: (h + 0.1) - 0.1,
     "whole numbers": lambda h: (is_zero(h, jnp.int8) * jnp.int8(100)).astype(h.dtype) - 100,
+    "rounded": jnp.round,
+    "transformed along another axis": lambda h: jnp.fft.irfft(jnp.fft.rfft(h, axis=1), 6, axis=1),
+    "a part of a complex number": lambda h: lax.complex(h, 2 * h).imag,
+    "bits": lambda h: ((h * 8).astype(int) & 5 ^ (h * 8).astype(int)).astype(h.dtype),
+    "sorted by index along another axis": lambda h: jnp.take_along_axis(
+        h, jnp.argsort(h, axis=1), axis=1
+    ),
 }
 
 
@@ -86,6 +93,47 @@ def test_a_unit_that_stays_zero_is_admitted(name):
     with jax.enable_x64(True):
         fn, zigs = find(ZERO[name])
         assert zigs.num_groups == 8
+        dead = {**PARAMS, "a": PARAMS["a"].at[:, :3].set(0)}
+        narrow, slim = oto_jax.narrow(fn, dead, zigs)
+        assert slim["a"].shape == (4, 5)
+        np.testing.assert_allclose(narrow(slim, X), fn(dead, X), rtol=1e-6, atol=1e-6)
+
+
+def residues(h):
+    return jnp.arange(h.shape[1]) % 3
+
+
+PLACED = {
+    "counted by its value": lambda h: jax.vmap(lambda row: jnp.bincount(row.astype(int), length=3))(
+        h
+    ),
+    "a number added by index": lambda h: jax.ops.segment_sum(nn.sigmoid(h).T, residues(h), 3).T,
+    "multiplied by index": lambda h: jnp.ones((3, 3)).at[:, residues(h)].mul(h),
+    "written by index": lambda h: jnp.ones((3, 3)).at[:, residues(h)].set(h),
+    "compared by index": lambda h: jnp.full((3, 3), -9.0).at[:, residues(h)].max(-nn.relu(h)),
+    "padding among its own units": lambda h: nn.relu(
+        jnp.pad(h, ((0, 0), (0, h.shape[1])), constant_values=9.0) + jnp.concatenate([h, h], 1)
+    ).sum(1),
+}
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_units_that_a_computed_place_or_padding_makes_count_are_blocked(name):
+    def fn(params, x):
+        return PLACED[name](x[:, 0] @ params["a"])
+
+    assert oto_jax.find_zigs(fn, PARAMS, X, narrow_only=True).num_groups == 0
+    dead = {"a": PARAMS["a"].at[:, 5:].set(0)}
+    assert not np.allclose(fn(dead, X), fn({"a": dead["a"][:, :5]}, X))  # So they had to be.
+
+
+def test_zeros_added_at_a_computed_place_are_admitted():
+    def fn(params, x):
+        h = nn.relu(x[:, 0] @ params["a"])
+        return jax.ops.segment_sum(h.T, residues(h), 3).T
+
+    with jax.enable_x64(True):
+        zigs = oto_jax.find_zigs(fn, PARAMS, X, narrow_only=True)
         dead = {**PARAMS, "a": PARAMS["a"].at[:, :3].set(0)}
         narrow, slim = oto_jax.narrow(fn, dead, zigs)
         assert slim["a"].shape == (4, 5)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jax import lax
 
+from oto_jax.zigs import dims as d
 from oto_jax.zigs import states as st
-from oto_jax.zigs.dims import Atom
+from oto_jax.zigs.dims import Atom, Dim
 from oto_jax.zigs.program import Node
 from oto_jax.zigs.proof.prover import Prover, Rule
 from oto_jax.zigs.rules import indexing, shapes
@@ -124,7 +125,10 @@ def _gathered(node: Node) -> list[tuple[int, int, int, int]]:
     dn = node.params["dimension_numbers"]
     skipped = (*dn.collapsed_slice_dims, *dn.operand_batching_dims)
     kept = [i for i in range(rank_of(node, 0)) if i not in skipped]
-    return [(0, i, 0, j) for i, j in zip(kept, dn.offset_dims, strict=True)]
+    windows = [(0, i, 0, j) for i, j in zip(kept, dn.offset_dims, strict=True)]
+    batch = [j for j in range(len(node.outs[0].shape)) if j not in dn.offset_dims]
+    pairs = zip(dn.operand_batching_dims, dn.start_indices_batching_dims, strict=True)
+    return windows + [(0, i, 0, batch[at]) for i, at in pairs]
 
 
 def _gather(p: Prover, node: Node) -> None:
@@ -162,24 +166,41 @@ def _top_k(p: Prover, node: Node) -> None:
 
 
 def _pad(p: Prover, node: Node) -> None:
-    """A zeroed slice stays zero only if what is padded along other axes is zero too."""
+    """A zeroed slice stays zero only if what is padded into it is zero too."""
     value, out = node.ins[0], node.outs[0]
     fill = p.uniform_state(node.ins[1])
-    padded = [k for k, padding in enumerate(node.params["padding_config"]) if any(padding)]
+    padding = node.params["padding_config"]
+    padded = [k for k, of_axis in enumerate(padding) if any(of_axis)]
     for axis, dim in enumerate(out.dims):
         mine = set(p.atoms(value.dims[axis]))
-        elsewhere = any(k != axis for k in padded)
+        # Padded along another axis, or at positions of the same units along this one.
+        filled = mine if any(k != axis for k in padded) else set[Atom]()
+        if axis in padded:
+            low = padding[axis][0]
+            filled = filled | _atoms_outside(dim, low, low + value.shape[axis])
         for atom in p.atoms(dim):
             state = p.state(value, axis, atom) if atom in mine else fill
-            p.set(out, axis, atom, st.join(state, fill) if elsewhere else state)
+            p.set(out, axis, atom, st.join(state, fill) if atom in filled else state)
     if p.uniform_state(value) == fill and isinstance(fill, float):
         p.uniform[out] = fill
+
+
+def _atoms_outside(dim: Dim, start: int, stop: int) -> set[Atom]:
+    """The atoms with units at positions before ``start`` or from ``stop`` on."""
+    found = set()
+    for atom, run in d.runs(dim):
+        positions = run.positions()
+        if ((positions < start) | (positions >= stop)).any():
+            found.add(atom)
+    return found
 
 
 def _updated(p: Prover, node: Node) -> None:
     """dynamic_update_slice and scatter: what was there joined with what is written."""
     operand, out = node.ins[0], node.outs[0]
     update = node.ins[1] if node.name == "dynamic_update_slice" else node.ins[2]
+    if node.name in indexing.SCATTERS:
+        _require_nothing_placed(p, node)
     if node.name == "scatter" and node.params["update_jaxpr"] is not None:
         # A function of what is there is written, `x.at[i].apply(f)`: it may have a pole.
         for axis, dim in enumerate(out.dims):
@@ -198,6 +219,22 @@ def _updated(p: Prover, node: Node) -> None:
                 state = st.join(state, other_state)
             # A scatter may combine what it writes with what is there; zero with zero stays zero.
             p.set(out, axis, atom, state if state in (0.0, INFINITE) else UNKNOWN)
+
+
+def _require_nothing_placed(p: Prover, node: Node) -> None:
+    """Units along an axis of the indices end up wherever these say: a zero may only be added."""
+    dn, updates = node.params["dimension_numbers"], node.ins[2]
+    batch = [i for i in range(len(updates.dims)) if i not in dn.update_window_dims]
+    own = {batch[at] for at in dn.scatter_indices_batching_dims}  # One place for each unit.
+    for axis in batch:
+        if axis in own:
+            continue
+        if node.name in ("scatter-add", "scatter-sub"):
+            p.require_zero(node, updates, axis)
+            continue
+        for atom in p.atoms(updates.dims[axis]):
+            state = p.state(updates, axis, atom)
+            p.block(atom, node, state, "places it at a computed index")
 
 
 RULES: dict[str, Rule] = {

@@ -70,6 +70,15 @@ def _window(p: Prover, node: Node) -> None:
             p.set(out, axis, atom, state if state in (0.0, INFINITE) else UNKNOWN)
 
 
+def _fft(p: Prover, node: Node) -> None:
+    """Along other axes than its own a transform of zeros is zero; its own are whole already."""
+    value, out = node.ins[0], node.outs[0]
+    for axis in range(rank_of(node, 0) - len(node.params["fft_lengths"])):
+        for atom in p.atoms(out.dims[axis]):
+            state = p.state(value, axis, atom)
+            p.set(out, axis, atom, state if state in (0.0, INFINITE) else UNKNOWN)
+
+
 def _has_empty_window(params: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
     """Whether some window of a pooling lies wholly in padding, or between dilated entries."""
     ones = (1,) * len(shape)
@@ -167,6 +176,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(contractions.WINDOWS, _window),
     **dict.fromkeys(contractions.CUMULATIVE, _cumulative),
+    "fft": _fft,
     "dot_general": _product,
     "conv_general_dilated": _product,
 }
