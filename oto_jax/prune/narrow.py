@@ -102,7 +102,8 @@ def narrow_function(fn: Callable[..., Any], plan: Plan, zigs: ZIGs) -> Callable[
 
         def check(body: Body, survivors: Survivors, outputs: Any) -> None:
             known = {row.path: value for row, value in zip(rows, body.ins, strict=False)}
-            check_still_safe(body, known, zeroed, survivors, outputs)
+            shapes = {row.path: row.slim_shape for row in rows}
+            check_still_safe(body, known, shapes, zeroed, survivors, outputs)
 
         return evaluate(flat, avals, kept, [*leaves, *inputs], RULES, check)
 

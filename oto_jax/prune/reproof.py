@@ -6,7 +6,7 @@ matter, though it is zero. So the program that is evaluated at the surviving wid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,8 @@ from oto_jax.zigs.proof.prove import prove
 
 def check_still_safe(
     body: Body,
-    variables: dict[Path, Value],
+    variables: Mapping[Path, Value],
+    slim_shapes: Mapping[Path, tuple[int, ...]],
     zeroed: Iterable[tuple[Path, int]],
     survivors: Survivors,
     outputs: Any,
@@ -31,6 +32,7 @@ def check_still_safe(
     Args:
       body: the program, opened at full width; its inputs are the variables, then the rest.
       variables: those of its inputs that are variables of the model, by path.
+      slim_shapes: the shapes that the plan leaves of them.
       zeroed: path and axis of everything whose cut units are zero.
       survivors: what is cut.
       outputs: shapes of the outputs, in their structure.
@@ -42,6 +44,9 @@ def check_still_safe(
     for atom in cut:
         if atom.reason is not None:
             raise _unsafe(atom.reason)
+    for path, value in variables.items():
+        if survivors.shape(value) != slim_shapes[path]:
+            raise _unsafe(d.told(f"it is an axis of {format_path(path)!r}, which was not cut"))
     for number, value in enumerate(body.ins[len(variables) :]):
         if survivors.is_cut(value):
             raise _unsafe(d.told(f"it is an axis of input {number}"))
@@ -52,18 +57,38 @@ def check_still_safe(
 
 
 def _check_outputs(
-    outs: Sequence[Value], variables: dict[Path, Value], survivors: Survivors, outputs: Any
+    outs: Sequence[Value], variables: Mapping[Path, Value], survivors: Survivors, outputs: Any
 ) -> None:
     """An updated variable comes out as narrow as it went in; everything else stays whole."""
     paths = [key_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(outputs)]
+    updated = _updated(dict(zip(paths, outs, strict=True)), variables)
     for path, value in zip(paths, outs, strict=True):
-        if survivors.is_cut(value) and not _is_updated(path, value, variables):
+        if survivors.is_cut(value) and path not in updated:
             raise _unsafe(d.told(f"it is an axis of the output {format_path(path)!r}"))
 
 
-def _is_updated(path: Path, value: Value, variables: dict[Path, Value]) -> bool:
-    tails = (variables.get(path[start:]) for start in range(len(path)))
-    return any(tail is not None and tail.shape == value.shape for tail in tails)
+def _updated(outs: Mapping[Path, Value], variables: Mapping[Path, Value]) -> set[Path]:
+    """The outputs that are variables, in a place that holds all of their collection.
+
+    A single output may have a variable's name and shape by chance.
+    """
+    found: dict[Path, set[Path]] = {}
+    for path, value in outs.items():
+        for start in range(len(path)):
+            old = variables.get(path[start:])
+            if old is not None and old.shape == value.shape:
+                found.setdefault(path[:start], set()).add(path[start:])
+    return {
+        (*place, *path)
+        for place, held in found.items()
+        for path in held
+        if _collection(path, variables) <= held
+    }
+
+
+def _collection(path: Path, variables: Mapping[Path, Value]) -> set[Path]:
+    """All variables below the first key of a path; all there are, if it is the only one."""
+    return {other for other in variables if len(path) == 1 or other[0] == path[0]}
 
 
 def _unsafe(reason: d.Reason) -> ZIGMismatchError:

@@ -11,6 +11,8 @@ RNG = np.random.default_rng(0)
 PARAMS = {
     "a": jnp.asarray(RNG.standard_normal((4, 8))),
     "b": jnp.asarray(RNG.standard_normal((8, 3))),
+    "bias": jnp.zeros(8),
+    "more": jnp.ones((8, 2)),
 }
 X = jnp.asarray(RNG.standard_normal((3, 6, 4)))
 
@@ -33,6 +35,16 @@ def or_hidden(params, x, hidden=False):
     return x @ params["a"] if hidden else jnp.tanh(x @ params["a"]) @ params["b"]
 
 
+def or_named_hidden(params, x, hidden=False):
+    found = x[0, 0] @ params["a"] + params["bias"]
+    return {"bias": found} if hidden else jnp.tanh(found) @ params["b"]
+
+
+def with_another_head(params, x, train=False):
+    hidden = jnp.tanh(x @ params["a"])
+    return hidden @ params["more"] if train else hidden @ params["b"]
+
+
 def plus_input(params, x, gate=None):
     hidden = jnp.tanh(x @ params["a"])
     return (hidden if gate is None else hidden * gate) @ params["b"]
@@ -51,6 +63,8 @@ def narrowed(fn, x):
         (with_positions, X[:, :1], X, {}, "add makes a zeroed unit not constant"),
         (of_many, X, jnp.concatenate([X, X]), {}, "exp makes a zeroed unit 1"),
         (or_hidden, X, X, {"hidden": True}, "axis of the output"),
+        (or_named_hidden, X, X, {"hidden": True}, "axis of the output 'bias'"),
+        (with_another_head, X, X, {"train": True}, "axis of 'more', which was not cut"),
         (plus_input, X, X, {"gate": jnp.ones((3, 6, 8))}, "axis of input 1"),
     ],
 )
