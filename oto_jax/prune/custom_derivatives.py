@@ -11,6 +11,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from oto_jax.prune.evaluator import Evaluator, evaluate
+from oto_jax.prune.reproof import check_derivative
 from oto_jax.prune.survivors import Kept
 from oto_jax.zigs.program import Node, Value
 
@@ -40,6 +41,7 @@ def custom_jvp(run: Evaluator, node: Node, ins: list[Any]) -> list[Any]:
             [*kept, *(kept[k] for k in smooth)],
             [*primals, *(tangents[k] for k in smooth)],
             run.rules,
+            check_derivative,
         )
 
     fn.defjvp(jvp)

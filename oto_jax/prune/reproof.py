@@ -56,6 +56,30 @@ def check_still_safe(
         raise _unsafe(reason)
 
 
+def check_derivative(body: Body, survivors: Survivors, _outputs: Any) -> None:
+    """Checks that a function's own derivative treats every unit by itself.
+
+    What its arguments are at cut units is not known here, so nothing may be summed over them.
+
+    Args:
+      body: the derivative's program, opened at full width.
+      survivors: what is cut.
+
+    Raises:
+      ZIGMismatchError: if units that were cut would count, with the reason.
+    """
+    cut = survivors.cut_atoms()
+    reasons = [atom.reason for atom in cut if atom.reason is not None]
+    reasons += prove(body, (), cut).blocked.values()
+    if reasons:
+        text, line = reasons[0]()
+        where = f" ({line})" if line else ""
+        raise ZIGMismatchError(
+            "a function's own derivative (jax.custom_jvp) mixes units of which some were cut, so"
+            f" that the narrow function would have another gradient: {text}{where}"
+        )
+
+
 def _check_outputs(
     outs: Sequence[Value], variables: Mapping[Path, Value], survivors: Survivors, outputs: Any
 ) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from oto_jax.zigs.dims import Atom, atoms
+from oto_jax.zigs.products import contracted_axes, product_axes
 from oto_jax.zigs.program import Body, Node, Value
 from oto_jax.zigs.rules import elementwise, shapes
 from oto_jax.zigs.rules.control import scan_counts
@@ -133,12 +134,15 @@ def _axis_sources(node: Node, sources: list[Sources], out: Value, axis: int) -> 
     elif node.name == "transpose":
         found = [sources[0][node.params["permutation"][axis]]]
     elif node.name == "reshape":
-        blocks = shapes.reshape_blocks(node.ins[0].shape, out.shape)
-        ins = next(ins for ins, outs in blocks if axis in outs)
+        ins = _reshaped_from(node.ins[0].shape, out.shape, axis)
         found = [sources[0][i] for i in ins]
     elif node.name == "broadcast_in_dim":
         to = node.params["broadcast_dimensions"]
         found = [sources[0][to.index(axis)]] if axis in to else []
+    elif contracted_axes(node) is not None:
+        # Not by atoms alone: a recurrent kernel has the same on the axis that is summed away.
+        sides = product_axes(node)[axis]
+        found = [sources[k][i] for atom in atoms(out.dims[axis]) for k, i in sides(atom)]
     else:
         mine = set(atoms(out.dims[axis]))
         found = [
@@ -148,6 +152,13 @@ def _axis_sources(node: Node, sources: list[Sources], out: Value, axis: int) -> 
             if mine & set(atoms(dim))
         ]
     return frozenset().union(*found)
+
+
+def _reshaped_from(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The axes that a reshape makes an axis of; none where there are no entries."""
+    if 0 in after:
+        return ()
+    return next(tuple(ins) for ins, outs in shapes.reshape_blocks(before, after) if axis in outs)
 
 
 def _meet(node: Node, sources: list[Sources | None], roles: Roles) -> None:
@@ -188,14 +199,3 @@ def _note_layers(
 
 def _axes_of(number: int, axes: Iterable[Axis]) -> tuple[int, ...]:
     return tuple(sorted(axis for parameter, axis in axes if parameter == number))
-
-
-def contracted_axes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The axes that a product sums away, for each of its two operands."""
-    if node.name == "dot_general":
-        lhs, rhs = node.params["dimension_numbers"][0]
-        return tuple(lhs), tuple(rhs)
-    if node.name == "conv_general_dilated":
-        spec = node.params["dimension_numbers"]
-        return (spec.lhs_spec[1],), (spec.rhs_spec[1],)
-    return None

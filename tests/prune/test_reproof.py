@@ -90,3 +90,45 @@ def test_another_program_runs_where_it_is(fn, called_with, options):
     np.testing.assert_allclose(
         narrow(slim, called_with, **options), fn(dead, called_with, **options), rtol=1e-4, atol=1e-5
     )
+
+
+@jax.custom_jvp
+def rectified(h, mixes):
+    return jnp.maximum(h, 0)
+
+
+@rectified.defjvp
+def _(primals, tangents):
+    (h, mixes), (step, _) = primals, tangents
+    step = jnp.where(mixes > 0, step - step.mean(-1, keepdims=True), step)
+    return rectified(h, mixes), step * (h > 0)
+
+
+@jax.custom_jvp
+def rectified_alone(h):
+    return jnp.maximum(h, 0)
+
+
+@rectified_alone.defjvp
+def _(primals, tangents):
+    return rectified_alone(*primals), tangents[0] * (primals[0] > 0)
+
+
+def test_a_derivative_that_mixes_units_is_refused():
+    def fn(params, x):
+        return rectified(x @ params["a"], 1.0) @ params["b"]
+
+    dead, narrow, slim = narrowed(fn, X)
+    np.testing.assert_allclose(narrow(slim, X), fn(dead, X), rtol=1e-4, atol=1e-5)
+    with pytest.raises(oto_jax.ZIGMismatchError, match="derivative .* mixes units"):
+        jax.grad(lambda params: narrow(params, X).sum())(slim)
+
+
+def test_a_derivative_of_each_unit_by_itself_is_kept():
+    def fn(params, x):
+        return rectified_alone(x @ params["a"]) @ params["b"]
+
+    dead, narrow, slim = narrowed(fn, X)
+    full = jax.grad(lambda params: fn(params, X).sum())(dead)
+    found = jax.grad(lambda params: narrow(params, X).sum())(slim)
+    np.testing.assert_allclose(found["a"], full["a"][:, 3:], rtol=1e-4, atol=1e-5)

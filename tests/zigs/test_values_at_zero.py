@@ -164,3 +164,10 @@ def test_two_arrays_of_one_path_are_refused():
     params = Mixer(Inner(PARAMS["a"]), PARAMS["b"])
     with pytest.raises(oto_jax.UntraceableError, match="two arrays have the path 'kernel'"):
         oto_jax.find_zigs(fn, params, X)
+
+
+def test_a_parameter_without_entries_is_no_obstacle():
+    def fn(params, x):
+        return nn.relu(x @ params["a"]) @ params["b"] + params["none"].T.reshape(-1).sum()
+
+    assert oto_jax.find_zigs(fn, {**PARAMS, "none": jnp.zeros((0, 3))}, X).num_groups == 8

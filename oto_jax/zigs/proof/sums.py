@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from oto_jax.zigs import dims as d
 from oto_jax.zigs import states as st
 from oto_jax.zigs.dims import Atom
+from oto_jax.zigs.products import contracted_axes, product_axes
 from oto_jax.zigs.program import Node
 from oto_jax.zigs.proof.moves import moved, rank_of, reduced_axes
 from oto_jax.zigs.proof.prover import Prover, Rule
-from oto_jax.zigs.roles import contracted_axes
 from oto_jax.zigs.rules import contractions
 from oto_jax.zigs.states import INFINITE, UNKNOWN
 
@@ -119,53 +118,13 @@ def _product(p: Prover, node: Node) -> None:
                 worst = next((s for s in pair if s != 0.0), UNKNOWN)
                 p.block(atom, node, worst, "sums over the axis")
     out = node.outs[0]
-    for to, sides in enumerate(_product_axes(node)):
+    for to, sides in enumerate(product_axes(node)):
         for atom in p.atoms(out.dims[to]):
             states = [p.state(node.ins[k], axis, atom) for k, axis in sides(atom)]
             if 0.0 in states and INFINITE not in states:
                 p.set(out, to, atom, 0.0)
             elif INFINITE in states:
                 p.set(out, to, atom, INFINITE)
-
-
-Sides = Callable[[Atom], list[tuple[int, int]]]
-"""The (operand, axis) pairs whose slice at a unit makes the result's slice at that unit."""
-
-
-def _product_axes(node: Node) -> list[Sides]:
-    """What each axis of the result follows."""
-    if node.name == "conv_general_dilated":
-        return _convolution_axes(node)
-    (lc, rc), (lb, rb) = node.params["dimension_numbers"]
-    pairs = [[(0, i), (1, j)] for i, j in zip(lb, rb, strict=True)]
-    pairs += [[(0, i)] for i in range(rank_of(node, 0)) if i not in (*lc, *lb)]
-    pairs += [[(1, j)] for j in range(rank_of(node, 1)) if j not in (*rc, *rb)]
-    return [_always(sides) for sides in pairs]
-
-
-def _always(sides: list[tuple[int, int]]) -> Sides:
-    return lambda _atom: sides
-
-
-def _convolution_axes(node: Node) -> list[Sides]:
-    spec = node.params["dimension_numbers"]
-    lhs_features, rhs_inner, rhs_out = spec.lhs_spec[1], spec.rhs_spec[1], spec.rhs_spec[0]
-    summed = set(d.atoms(node.ins[1].dims[rhs_inner]))
-    grouped = node.params["feature_group_count"] > 1
-    groups = set(d.atoms(node.ins[0].dims[lhs_features])) - summed if grouped else set()
-
-    def channels(atom: Atom) -> list[tuple[int, int]]:
-        # A feature group's result follows its input; any other input feature is summed away.
-        own = [(0, lhs_features)] if atom in groups else []
-        return [*own, (1, rhs_out)]
-
-    found: dict[int, Sides] = {
-        spec.out_spec[0]: _always([(0, spec.lhs_spec[0])]),
-        spec.out_spec[1]: channels,
-    }
-    for o, i in zip(spec.out_spec[2:], spec.lhs_spec[2:], strict=True):
-        found[o] = _always([(0, i)])
-    return [found[k] for k in range(len(found))]
 
 
 RULES: dict[str, Rule] = {
