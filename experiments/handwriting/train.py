@@ -22,6 +22,7 @@ import tqdm
 import oto_jax
 from experiments.errors import OptionError
 from experiments.handwriting.images import Digits, batches, shift
+from experiments.training.options import SEEDS, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise OptionError(f"--{option} {getattr(self, name)}: at least 1 is needed")
+        check_range(self, ("epochs", "batch_size"), low=1)
+        check_range(self, ("start_epoch", "learning_rate", "momentum", "lmbda", "epsilon"), low=0)
+        check_range(self, ("seed",), low=0, high=SEEDS)
 
 
 @dataclasses.dataclass(frozen=True)

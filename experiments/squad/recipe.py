@@ -15,6 +15,7 @@ import optax
 
 import oto_jax
 from experiments.errors import OptionError
+from experiments.training.options import check_range
 from experiments.training.recipe import drops
 
 FFN = "*ffn*"
@@ -90,14 +91,16 @@ class SquadRecipe:
     train_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "passes_per_epoch", "batch_size", "epsilon_every"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} must be at least 1")
+        check_range(self, ("epochs", "passes_per_epoch", "batch_size", "epsilon_every"), low=1)
+        numbers = ("learning_rate", "weight_decay", "lmbda", "clip")
+        epochs = ("learning_rate_drops", "lmbda_drops", "start_epoch", "target_epochs")
+        check_range(self, (*numbers, *epochs), low=0)
+        check_range(self, ("warmup", "target_group_sparsity"), low=0, high=1)
         if not 0 <= self.start_epoch <= self.epochs:
             raise OptionError(
                 f"--start-epoch {self.start_epoch} is not within the {self.epochs} epochs"
             )
-        if self.clip <= 0:
+        if self.clip == 0:
             raise OptionError("--clip must be positive")
         if self.groups == "residual" and not self.train_embeddings:
             raise OptionError(

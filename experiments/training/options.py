@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import jax.numpy as jnp
 
 from experiments.errors import OptionError
+
+SEEDS = 2**32 - 1
+"""The largest seed that NumPy and JAX both take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +65,41 @@ class RunOptions:
     smoke: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("accumulate", "steps_per_call", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("evaluate_every", "shrink_every", "workers"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"--{name.replace('_', '-')} must not be negative")
-        if self.max_minutes is not None and self.max_minutes < 0:
-            raise OptionError("--max-minutes must not be negative")
+        steps = ("accumulate", "steps_per_call", "log_every", "checkpoint_every", "stop_after")
+        check_range(self, steps, low=1)
+        counts = ("evaluate_every", "shrink_every", "workers", "max_minutes", "process")
+        check_range(self, counts, low=0)
+        check_range(self, ("processes",), low=1)
+        check_range(self, ("seed",), low=0, high=SEEDS)
+        if self.name is not None and (not self.name.strip(".") or {"/", "\\"} & set(self.name)):
+            raise OptionError(
+                f"--name {self.name!r} names a folder and a file of their own: it has no slash, and"
+                " more than dots"
+            )
+        if self.coordinator is None and (self.processes, self.process) != (None, None):
+            raise OptionError("--processes and --process need --coordinator, for hosts to meet at")
+
+
+def check_range(
+    options: Any, names: Iterable[str], *, low: float | None = None, high: float | None = None
+) -> None:
+    """Checks that options are finite numbers in a range; None stands for none.
+
+    Raises:
+      OptionError: naming the option, its range and its value.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is None:
+                continue
+            above = low is None or number >= low
+            if not (math.isfinite(number) and above and (high is None or number <= high)):
+                least = "" if low is None else f" of at least {low}"
+                most = "" if high is None else f" and at most {high}"
+                raise OptionError(
+                    f"--{name.replace('_', '-')} must be a number{least}{most}, not {number}"
+                )
 
 
 def check_dtype(name: str) -> None:

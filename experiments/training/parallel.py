@@ -98,10 +98,11 @@ def check_batch_size(parallel: Parallel, batch_size: int, accumulate: int = 1) -
     """
     parts = parallel.devices * accumulate
     if batch_size % parts:
+        below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
+        nearest = f"sizes that are: {below} and {above}" if below else f"size that is: {above}"
         raise BatchSizeError(
             f"batch size {batch_size} is not divisible by {parallel.devices} devices x"
-            f" {accumulate} accumulation steps; the nearest sizes that are:"
-            f" {max(batch_size // parts, 1) * parts} and {(batch_size // parts + 1) * parts}"
+            f" {accumulate} accumulation steps; the nearest {nearest}"
         )
     return batch_size // parallel.devices * parallel.local_devices
 

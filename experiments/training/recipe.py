@@ -13,6 +13,7 @@ import optax
 
 import oto_jax
 from experiments.errors import OptionError
+from experiments.training.options import check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +78,22 @@ class Recipe:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} must be at least 1")
+        check_range(self, ("epochs", "batch_size"), low=1)
+        numbers = ("learning_rate", "lmbda", "weight_decay", "momentum", "epsilon", "dense_epsilon")
+        epochs = ("learning_rate_drops", "lmbda_drops", "start_epoch", "target_epochs")
+        check_range(self, (*numbers, *epochs, "temperature"), low=0)
+        shares = ("upper_group_sparsity", "target_group_sparsity", "target_macs", "memory", "fade")
+        check_range(self, (*shares, "distillation"), low=0, high=1)
+        for name in ("learning_rate_drops", "lmbda_drops"):
+            drops_at = getattr(self, name)
+            if len(set(drops_at)) < len(drops_at):
+                raise OptionError(f"--{name.replace('_', '-')} names an epoch twice: {drops_at}")
         if not 0 <= self.start_epoch <= self.epochs:
             raise OptionError(
                 f"--start-epoch {self.start_epoch} is not within the {self.epochs} epochs"
             )
-        if not (0 <= self.distillation <= 1 and self.temperature > 0):
-            raise OptionError(
-                f"--distillation {self.distillation} must be between 0 and 1, and --temperature"
-                f" {self.temperature} above 0"
-            )
+        if self.temperature == 0:
+            raise OptionError("--temperature must be above 0: logits are divided by it")
         if self.cosine and self.learning_rate_drops:
             raise OptionError("--cosine and --learning-rate-drops exclude each other")
         if self.target_macs is not None and self.target_group_sparsity is not None:

@@ -63,7 +63,7 @@ def count_norms(params: Any, zigs: ZIGs, bins: int = 48) -> NormHistogram:
       >>> found.counts.tolist(), found.zeros.tolist()
       ([[1, 0, 1]], [1])
     """
-    if not zigs.num_groups or bins < 1:
+    if not zigs.num_groups or bins < 1 or bins != int(bins):
         raise PlotError(f"{zigs.num_groups} groups in {bins} bins: there is nothing to count")
     norms = measure_norms(params, zigs)
     edges = _edges(norms[norms > 0], bins)

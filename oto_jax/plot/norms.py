@@ -173,6 +173,12 @@ def norm_map(
 
 def _table(steps: Sequence[float], norms: Rows) -> np.ndarray:
     check_same_length(steps=steps, rows_of_norms=norms)
+    lengths = sorted({np.size(row) for row in norms})
+    if len(lengths) > 1:
+        raise PlotError(
+            f"the rows of norms hold from {lengths[0]} to {lengths[-1]} groups: each needs all,"
+            " also those that were cut meanwhile (as zeros)"
+        )
     table = np.asarray(norms, np.float64)
     if table.ndim != 2 or not table.shape[1]:
         raise PlotError(f"norms have shape {table.shape}; a row per step and a column per group")

@@ -119,10 +119,10 @@ def test_impossible_options_are_named(make):
 
 
 def test_an_impossible_hyperparameter_is_named_before_training():
-    done = run_digits("--lmbda", "-1")
+    done = run_digits("--epsilon", "1.5")
     assert done.returncode != 0
     assert "HyperparameterError" in done.stderr
-    assert "lmbda" in done.stderr
+    assert "epsilon" in done.stderr
 
 
 def test_the_split_is_fair_and_repeats():

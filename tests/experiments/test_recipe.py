@@ -71,6 +71,15 @@ def test_a_value_drops_at_the_beginning_of_its_epochs():
         {"distillation": 1.5},
         {"distillation": 0.5, "temperature": 0.0},
         {"cosine": True},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"lmbda": -1.0},
+        {"weight_decay": float("inf")},
+        {"target_epochs": -1},
+        {"lmbda_drops": (-3,)},
+        {"lmbda_drops": (3, 3)},
+        {"target_macs": float("nan")},
+        {"memory": 0.5},
     ],
 )
 def test_impossible_recipes_are_refused(values):
@@ -125,7 +134,22 @@ def test_impossible_data_options_are_refused(values):
         Cifar10Options(**values)
 
 
-@pytest.mark.parametrize("values", [{"accumulate": 0}, {"log_every": 0}, {"max_minutes": -1.0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accumulate": 0},
+        {"log_every": 0},
+        {"max_minutes": -1.0},
+        {"max_minutes": float("nan")},
+        {"stop_after": 0},
+        {"seed": -1},
+        {"seed": 10**20},
+        {"name": "../elsewhere"},
+        {"name": ".."},
+        {"processes": 2},
+        {"process": 0},
+    ],
+)
 def test_impossible_options_are_refused(values):
     with pytest.raises(OptionError, match="--"):
         RunOptions(**values)

@@ -128,6 +128,7 @@ def test_map_puts_the_first_space_on_top(ax):
         ([0], [[1.0, jnp.nan]], "NaN"),
         ([0], [[1.0, -1.0]], "negative"),
         ([0], [1.0], "shape"),
+        ([0, 1], [[1.0, 2.0], [1.0]], "hold from 1 to 2 groups"),
     ],
 )
 def test_bad_norms_are_named(ax, draw, steps, norms, words):
