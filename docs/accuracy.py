@@ -26,17 +26,20 @@ PAPER_FILES = (PUBLISHED, *(f"results/{name}.json" for name in PAPER))
 
 DIGITS_FILES = ("results/digits.json", "results/digits_dense.json")
 
-HSPG = ("HSPG, to a target", "")
-TAUGHT = ("HSPG, taught by ResNet-56", "_teacher56")
-OTHERS = (
+WAYS = (
+    ("HSPG, to a target", ""),
     ("magnitude, fine-tuned", "_magnitude"),
     ("Torch-Pruning, sparse training", "_torch_pruning"),
 )
-WAYS = {20: (HSPG, TAUGHT, *OTHERS), 56: (HSPG, *OTHERS)}
+# Tried at one place only.
+VARIANTS = (
+    ("HSPG, scores averaged longer", "_averaged"),
+    ("HSPG, taught by ResNet-56", "_teacher56"),
+)
 RESNETS = tuple(
     (depth, share, way, f"resnet{depth}_{share}{ending}")
-    for depth, share in itertools.product(WAYS, ("half", "third"))
-    for way, ending in WAYS[depth]
+    for depth, share in itertools.product((20, 56), ("half", "third"))
+    for way, ending in (WAYS[:1] + VARIANTS + WAYS[1:] if (depth, share) == (20, "half") else WAYS)
 )
 # A run's further seeds have files of their own: resnet20_half, resnet20_half_seed1, ...
 SEEDS = ("", "_seed1", "_seed2")
