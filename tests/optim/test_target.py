@@ -282,7 +282,13 @@ def trained(model, params, zigs, x, tx, state):
         ({"kept": 0.25}, None),
         ({"kept": 0.25, "per_cost": True, "rounds": 1}, None),
     ],
-    ids=str,
+    ids=[
+        "half",
+        "a floor above the living",
+        "the largest first",
+        "parameters",
+        "at once, per cost",
+    ],
 )
 def test_groups_zero_before_the_window_may_be_cut_before_it(settings, asked):
     """They count from its first step on, so the rest trains as if they were not there."""

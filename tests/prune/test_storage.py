@@ -262,7 +262,9 @@ def test_variables_of_other_widths_are_not_saved(slim, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("model", [ResidualNet, None, "ResidualNet", {}], ids=str)
+@pytest.mark.parametrize(
+    "model", [ResidualNet, None, "ResidualNet", {}], ids=["class", "none", "name", "variables"]
+)
 def test_what_is_no_model_is_named(slim, tmp_path, model):
     oto_jax.save(tmp_path / "slim", slim)
     with pytest.raises(oto_jax.CheckpointError, match="of a ResidualNet, not of"):
