@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import oto_jax
-from oto_jax.prune import storage
+from oto_jax.prune import checkpoint_files
 from oto_jax.prune.fingerprint import contradict
 from tests.prune.linen_models import (
     CASES,
@@ -290,7 +290,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(slim, tmp_path, monkeypatch, 
     def fail(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(storage, step, fail)
+    monkeypatch.setattr(checkpoint_files, step, fail)
     with pytest.raises(oto_jax.CheckpointError, match="no space left"):
         oto_jax.save(tmp_path / "slim", slim, overwrite=True)
     monkeypatch.undo()
@@ -308,14 +308,14 @@ def test_a_failing_write_leaves_the_old_checkpoint(slim, tmp_path, monkeypatch, 
 )
 def test_what_stops_the_renaming_gives_the_old_one_back(slim, tmp_path, monkeypatch, what, raised):
     oto_jax.save(tmp_path / "slim", slim)
-    rename = storage.File.rename
+    rename = checkpoint_files.File.rename
 
     def fail(self, target):
         if self.name.startswith(".slim.writing-"):
             raise what
         return rename(self, target)
 
-    monkeypatch.setattr(storage.File, "rename", fail)
+    monkeypatch.setattr(checkpoint_files.File, "rename", fail)
     with pytest.raises(raised):
         oto_jax.save(tmp_path / "slim", slim, overwrite=True)
     monkeypatch.undo()
@@ -327,12 +327,12 @@ def test_an_unreadable_new_checkpoint_never_takes_the_place_of_a_good_one(
     slim, tmp_path, monkeypatch
 ):
     oto_jax.save(tmp_path / "slim", slim)
-    write = storage._write_arrays
+    write = checkpoint_files._write_arrays
 
     def write_wrong(directory, arrays):
-        write(directory, {path: array + 1 for path, array in arrays.items()})
+        write(directory, [array + 1 for array in arrays])
 
-    monkeypatch.setattr(storage, "_write_arrays", write_wrong)
+    monkeypatch.setattr(checkpoint_files, "_write_arrays", write_wrong)
     with pytest.raises(oto_jax.CheckpointError, match="does not have the bytes"):
         oto_jax.save(tmp_path / "slim", slim, overwrite=True)
     monkeypatch.undo()
@@ -385,7 +385,7 @@ def test_damage_is_found_and_named(slim, tmp_path, damage):
 
 
 def test_a_newer_format_is_named(slim, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "VERSION", 1 + storage.VERSION)
+    monkeypatch.setattr(checkpoint_files, "VERSION", 1 + checkpoint_files.VERSION)
     oto_jax.save(tmp_path / "slim", slim)
     monkeypatch.undo()
     with pytest.raises(oto_jax.CheckpointError, match="update oto_jax"):
