@@ -83,8 +83,12 @@ def cifar10_task(
     test = cifar10.load("test", data.data_dir).first(data.test_images)
     steps_per_epoch = max(len(train) // recipe.batch_size, 1)
 
+    cropped_steps = max(recipe.epochs - recipe.uncropped_epochs, 0) * steps_per_epoch
+    uncropped = cropped_steps * recipe.batch_size
+
     def augmented(batch: Any) -> jax.Array:
-        return normalise(crop_and_flip(batch["image"], batch["position"], run.seed))
+        images, positions = batch["image"], batch["position"]
+        return normalise(crop_and_flip(images, positions, run.seed, uncropped_from=uncropped))
 
     def batches(start: int) -> Iterator[Any]:
         arrays = {"image": train.images, "label": train.labels}

@@ -18,7 +18,13 @@ def normalise(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) * scale.reshape(*ones, 3) - shift.reshape(*ones, 3)
 
 
-def crop_and_flip(images: jax.Array, positions: jax.Array, seed: int, pad: int = 4) -> jax.Array:
+def crop_and_flip(
+    images: jax.Array,
+    positions: jax.Array,
+    seed: int,
+    pad: int = 4,
+    uncropped_from: int | None = None,
+) -> jax.Array:
     """Random crops of the zero-padded images, half of them mirrored.
 
     Args:
@@ -28,6 +34,7 @@ def crop_and_flip(images: jax.Array, positions: jax.Array, seed: int, pad: int =
         it decides the crop, whichever device computes it.
       seed: of the crops.
       pad: zero pixels on each side before cropping.
+      uncropped_from: from this position on, images are whole, and only mirrored.
 
     Returns:
       Shape and dtype of ``images``.
@@ -37,7 +44,10 @@ def crop_and_flip(images: jax.Array, positions: jax.Array, seed: int, pad: int =
         key = jax.random.fold_in(jax.random.key(seed), position)
         crop, flip = jax.random.split(key)
         padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-        y, x = jax.random.randint(crop, (2,), 0, 2 * pad + 1)
+        corner = jax.random.randint(crop, (2,), 0, 2 * pad + 1)
+        if uncropped_from is not None:
+            corner = jnp.where(position < uncropped_from, corner, pad)
+        y, x = corner
         image = jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
         return jnp.where(jax.random.bernoulli(flip), image[:, ::-1], image)
 

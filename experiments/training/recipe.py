@@ -30,6 +30,9 @@ class Recipe:
       lmbda_drops: epochs at which it is multiplied by 0.1.
       start_epoch: N_p: here stage 2 begins, and groups start to become exactly zero.
       momentum: of the sub-gradient.
+      base: the optimizer that HSPG is built around: ``sgd`` as in the paper, ``nesterov`` with
+        Nesterov's momentum, or ``muon`` for convolutions, with AdamW for all else at a tenth of its
+        learning rate.
       weight_decay: added to the gradient, times the parameter.
       epsilon: a group becomes zero when the step would leave less than this part of it, measured
         along itself; 0: when the step would turn it around.
@@ -52,6 +55,8 @@ class Recipe:
         labels, in [0, 1]; for networks that start from trained weights.
       temperature: by which both networks' logits are divided there; more makes what the network
         said about the wrong classes count for more.
+      uncropped_epochs: the last epochs, in which images are mirrored but not cropped, so that the
+        network sees them as it will when it is tested.
     """
 
     epochs: int = 300
@@ -63,6 +68,7 @@ class Recipe:
     lmbda_drops: tuple[int, ...] = ()
     start_epoch: int = 75
     momentum: float = 0.0
+    base: Literal["sgd", "nesterov", "muon"] = "sgd"
     weight_decay: float = 0.0
     epsilon: float = 0.0
     dense_epsilon: float | None = None
@@ -76,12 +82,13 @@ class Recipe:
     fade: float | None = None
     distillation: float = 0.0
     temperature: float = 4.0
+    uncropped_epochs: int = 0
 
     def __post_init__(self) -> None:
         check_range(self, ("epochs", "batch_size"), low=1)
         numbers = ("learning_rate", "lmbda", "weight_decay", "momentum", "epsilon", "dense_epsilon")
         epochs = ("learning_rate_drops", "lmbda_drops", "start_epoch", "target_epochs")
-        check_range(self, (*numbers, *epochs, "temperature"), low=0)
+        check_range(self, (*numbers, *epochs, "temperature", "uncropped_epochs"), low=0)
         shares = ("upper_group_sparsity", "target_group_sparsity", "target_macs", "memory", "fade")
         check_range(self, (*shares, "distillation"), low=0, high=1)
         for name in ("learning_rate_drops", "lmbda_drops"):
@@ -134,21 +141,48 @@ def hspg_optimizer(
     """
 
     def optimizer(zigs: oto_jax.ZIGs) -> optax.GradientTransformation:
-        hspg = oto_jax.hspg(
-            learning_rate(recipe, steps_per_epoch),
-            zigs,
-            lmbda=drops(recipe.lmbda, recipe.lmbda_drops, steps_per_epoch),
-            epsilon=_epsilon(recipe),
-            momentum=recipe.momentum,
-            start_step=recipe.start_epoch * steps_per_epoch,
-            upper_group_sparsity=recipe.upper_group_sparsity,
+        rate = learning_rate(recipe, steps_per_epoch)
+        lmbda = drops(recipe.lmbda, recipe.lmbda_drops, steps_per_epoch)
+        projection = {
+            "epsilon": _epsilon(recipe),
+            "start_step": recipe.start_epoch * steps_per_epoch,
+            "upper_group_sparsity": recipe.upper_group_sparsity,
             **_target(recipe, steps_per_epoch, mac_costs),
-        )
+        }
+        hspg: optax.GradientTransformation
+        if recipe.base == "sgd":
+            momentum = recipe.momentum
+            hspg = oto_jax.hspg(rate, zigs, lmbda=lmbda, momentum=momentum, **projection)
+        else:
+            hspg = oto_jax.pass_gradient(
+                optax.chain(
+                    oto_jax.add_group_lasso(lmbda, zigs),
+                    _base(recipe, rate),
+                    oto_jax.project_half_space(zigs, **projection),
+                )
+            )
         if recipe.weight_decay == 0:
             return hspg
         return optax.chain(optax.add_decayed_weights(recipe.weight_decay), hspg)
 
     return optimizer
+
+
+def _base(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformation:
+    """An optimizer other than the paper's."""
+    if recipe.base == "nesterov":
+        return optax.sgd(rate, recipe.momentum, nesterov=True)
+
+    def dimensions(params: Any) -> Any:
+        conv = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+        return jax.tree.map(lambda leaf: conv if leaf.ndim == 4 else None, params)
+
+    return optax.contrib.muon(
+        rate,
+        beta=recipe.momentum,
+        muon_weight_dimension_numbers=dimensions,
+        adam_learning_rate=lambda step: 0.1 * rate(step),
+    )
 
 
 def _target(
