@@ -27,10 +27,14 @@ PAPER_FILES = (PUBLISHED, *(f"results/{name}.json" for name in PAPER))
 DIGITS_FILES = ("results/digits.json", "results/digits_dense.json")
 
 WAYS = (
+    ("HSPG, to a target", "_tuned"),
+    ("magnitude, fine-tuned", "_magnitude_tuned"),
     ("HSPG, to a target", ""),
     ("magnitude, fine-tuned", "_magnitude"),
     ("Torch-Pruning, sparse training", "_torch_pruning"),
 )
+# With the settings from before the screening; what was not run with these will not be.
+EARLIER = ("_half", "_third", "_half_magnitude", "_third_magnitude")
 # Tried at one place only.
 VARIANTS = (
     ("HSPG, scores averaged longer", "_averaged"),
@@ -39,10 +43,10 @@ VARIANTS = (
 RESNETS = tuple(
     (depth, share, way, f"resnet{depth}_{share}{ending}")
     for depth, share in itertools.product((20, 56), ("half", "third"))
-    for way, ending in (WAYS[:1] + VARIANTS + WAYS[1:] if (depth, share) == (20, "half") else WAYS)
+    for way, ending in WAYS[:3] + (VARIANTS if (depth, share) == (20, "half") else ()) + WAYS[3:]
 )
 # A run's further seeds have files of their own: resnet20_half, resnet20_half_seed1, ...
-SEEDS = ("", "_seed1", "_seed2")
+SEEDS = ("", "_seed1", "_seed2", "_seed3")
 RESNET_FILES = tuple(f"results/{name}{seed}.json" for *_, name in RESNETS for seed in SEEDS)
 # Places, and how often a run looks at itself.
 NOT_SETTINGS = frozenset(
@@ -111,11 +115,13 @@ def _percent(share: float) -> str:
 
 def cifar_resnets(*found: Results) -> str:
     """Published CIFAR ResNets, pruned in several ways."""
-    heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim")
-    rows: list[tuple[str, ...]] = [(*heads, "epochs", "images", "images per BatchNorm")]
+    heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim", "epochs, uncropped")
+    rows: list[tuple[str, ...]] = [(*heads, "weight decay", "images per BatchNorm")]
     for number, (depth, share, way, name) in enumerate(RESNETS):
         first = number * len(SEEDS)
         runs = [results for results in found[first : first + len(SEEDS)] if results]
+        if not runs and name.endswith(EARLIER):
+            continue
         cells = _over_seeds(name, runs) if runs else (f"{NOT_RUN} ({share})", *("",) * 5)
         rows.append((f"ResNet-{depth}", way, *cells))
     return align(rows)
@@ -130,12 +136,13 @@ def _resnet(results: Mapping[str, Any]) -> dict[str, Any]:
     else:
         slim, data, recipe = results["slim_test"], config["data"], config["recipe"]
         found = {name: results[name]["kept"] for name in ("macs", "parameters")}
-    images = data["train_images"]
+    if data["train_images"] is not None:
+        raise ValueError(f"{results['command']} trained on a part of the images: say so in a row")
     return {
         **found,
         "top1": slim["top1"],
-        "epochs": [str(recipe["epochs"])],
-        "images": ["all" if images is None else f"{images:,}"],
+        "epochs, uncropped": [f"{recipe['epochs']}, {recipe.get('uncropped_epochs', 0)}"],
+        "weight decay": [f"{recipe['weight_decay']:.0e}".replace("e-0", "e-")],
         "images per BatchNorm": _normalised_together(results),
     }
 
@@ -169,7 +176,7 @@ def _over_seeds(name: str, results: Sequence[Mapping[str, Any]]) -> tuple[str, .
     top1 = f"{statistics.mean(scores):.2f} %"
     if len(runs) > 1:
         top1 += f" ({min(scores):.2f} - {max(scores):.2f}, {len(runs)} seeds)"
-    last = ("epochs", "images", "images per BatchNorm")
+    last = ("epochs, uncropped", "weight decay", "images per BatchNorm")
     others = (_distinct(word for run in runs for word in run[what]) for what in last)
     return *(f"{share:.1%}" for share in shares), top1, *others
 
@@ -197,6 +204,20 @@ def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif key not in NOT_SETTINGS:
             found[prefix + key] = value
     return found
+
+
+def screening(results: Mapping[str, Any]) -> str:
+    """Effects of the recipe's settings, and the runs beside the design."""
+    error = results["standard_error"]
+    rows: list[tuple[str, ...]] = [("change", "effect on top-1, points")]
+    rows += [(name, f"{effect:+.2f}") for name, effect in results["effects"].items()]
+    others: list[tuple[str, ...]] = [("beside the design", "top-1", "seeds")]
+    for name, scores in results["others"].items():
+        others.append((name, f"{statistics.mean(scores):.2f} %", str(len(scores))))
+    return (
+        f"{align(rows)}\n\nStandard error of each effect: {error:.2f}; mean of the sixteen runs:"
+        f" {results['mean_top1']:.2f} %.\n\n{align(others)}"
+    )
 
 
 def squad(*found: Results) -> str:

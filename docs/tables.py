@@ -255,6 +255,7 @@ TABLES: Mapping[str, Table] = {
     "optimizer_gpu": _of_one_file("optimizer_gpu", optimizer),
     "ranking": _of_one_file("ranking", ranking),
     "scaling": _of_one_file("scaling", scaling),
+    "screening": _of_one_file("screening", accuracy.screening),
     "shrinking": _of_one_file("shrinking", shrinking),
     "target_mode": _of_one_file("target_mode", target_mode),
     "published": Table((accuracy.PUBLISHED,), accuracy.published),
