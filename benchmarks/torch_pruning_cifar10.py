@@ -57,6 +57,8 @@ class Config:
         authors have it, 0.9 as `experiments/resnet_cifar10.py`.
       teacher: the depth of that network; default: the one that is pruned.
       temperature: by which logits are divided there.
+      uncropped_epochs: the last epochs, in which images are mirrored but not cropped; 0 as its
+        authors have it, 2 as `experiments/resnet_cifar10.py`.
       global_pruning: rank the groups of all layers together, instead of cutting each alike.
       max_pruning_ratio: no layer loses more than this share.
       target_macs: what is left of the multiply-accumulates.
@@ -81,6 +83,7 @@ class Config:
     distillation: float = 0.0
     teacher: Literal[20, 32, 44, 56] | None = None
     temperature: float = 4.0
+    uncropped_epochs: int = 0
     global_pruning: bool = True
     max_pruning_ratio: float = 1.0
     target_macs: float = 0.5

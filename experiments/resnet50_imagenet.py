@@ -109,6 +109,11 @@ class Config:
     data: ImageNetOptions = dataclasses.field(default_factory=ImageNetOptions)
     run: RunOptions = dataclasses.field(default_factory=lambda: RunOptions(workers=8))
 
+    def __post_init__(self) -> None:
+        for name in ("distillation", "uncropped_epochs"):
+            if getattr(self.recipe, name):
+                raise OptionError(f"--{name.replace('_', '-')} is for CIFAR-10; set it to 0 here")
+
 
 MINIATURE = ROOT / "runs" / "miniature"
 SMOKE = Config(

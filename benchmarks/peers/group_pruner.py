@@ -66,6 +66,7 @@ class Config:
     distillation: float
     teacher: int | None
     temperature: float
+    uncropped_epochs: int
     global_pruning: bool
     max_pruning_ratio: float
     target_macs: float
@@ -92,11 +93,12 @@ def tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(normal.astype(np.float32).transpose(0, 3, 1, 2).copy()).to(DEVICE)
 
 
-def crop_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random crops of the images in a black frame, half of them mirrored."""
+def crop_and_flip(images: np.ndarray, rng: np.random.Generator, cropped: bool) -> np.ndarray:
+    """Random crops of the images in a black frame, or whole images; half of them mirrored."""
     count, size = len(images), images.shape[1]
     framed = np.pad(images, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
-    rows, columns = rng.integers(0, 2 * PAD + 1, (2, count, 1)) + np.arange(size)
+    corners = rng.integers(0, 2 * PAD + 1, (2, count, 1))
+    rows, columns = (corners if cropped else np.full_like(corners, PAD)) + np.arange(size)
     flipped = rng.random((count, 1)) < 0.5
     columns = np.where(flipped, columns[:, ::-1], columns)
     return framed[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -176,11 +178,12 @@ def train_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.epoch, config)
         group["weight_decay"] = 0.0 if sparse else config.weight_decay
+    cropped = state.epoch < config.epochs - config.uncropped_epochs
     state.model.train()
     losses = []
     for number, batch in enumerate(itertools.islice(batches, steps)):
         rng = np.random.default_rng((config.seed, state.epoch, number))
-        inputs = tensor(crop_and_flip(batch["image"], rng))
+        inputs = tensor(crop_and_flip(batch["image"], rng, cropped))
         logits = state.model(inputs)
         labels = torch.from_numpy(batch["label"].astype(np.int64)).to(DEVICE)
         loss = F.cross_entropy(logits, labels)

@@ -43,3 +43,13 @@ def test_a_crop_depends_on_the_position_in_the_stream_alone():
     assert (together == jnp.stack(apart)).all()
     assert (together != crop_and_flip(pixels, jnp.arange(8) + 8, seed=1)).any()
     assert (together != crop_and_flip(pixels, jnp.arange(8), seed=2)).any()
+
+
+def test_from_a_position_on_images_are_whole_and_half_of_them_mirrored():
+    pixels = jnp.asarray(images(64))
+    cropped = crop_and_flip(pixels, jnp.arange(64), seed=1)
+    found = crop_and_flip(pixels, jnp.arange(64), seed=1, uncropped_from=20)
+    assert (found[:20] == cropped[:20]).all()
+    mirrored = (found == pixels[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert ((found == pixels).all(axis=(1, 2, 3)) ^ mirrored)[20:].all()
+    assert 10 < mirrored[20:].sum() < 34  # of 44

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -80,6 +81,7 @@ def test_a_value_drops_at_the_beginning_of_its_epochs():
         {"lmbda_drops": (3, 3)},
         {"target_macs": float("nan")},
         {"memory": 0.5},
+        {"uncropped_epochs": -1},
     ],
 )
 def test_impossible_recipes_are_refused(values):
@@ -115,6 +117,61 @@ def test_one_shot_magnitude_pruning_keeps_the_largest_groups_from_the_first_step
         updates, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         assert jnp.diag(params["a"]["kernel"]).tolist() == [3.0, 0.0, 4.0, 0.0]
+
+
+@pytest.mark.parametrize("options", [{"distillation": 0.5}, {"uncropped_epochs": 2}], ids=list)
+def test_options_that_imagenet_has_no_use_for_are_refused_there(options):
+    recipe = dataclasses.replace(resnet50_imagenet.PAPER, **options)
+    with pytest.raises(OptionError, match="CIFAR-10"):
+        resnet50_imagenet.Config(recipe=recipe)
+
+
+def test_nesterovs_momentum_is_optax_sgds_while_no_group_dies():
+    params = {"a": jnp.ones((3, 4)), "b": jnp.full((4, 2), 2.0)}
+    zigs = oto_jax.find_zigs(lambda p, x: jnp.maximum(x @ p["a"], 0) @ p["b"], params, jnp.ones(3))
+    recipe = Recipe(base="nesterov", momentum=0.9, lmbda=0.0, start_epoch=300)
+    found, expected = (
+        hspg_optimizer(recipe, steps_per_epoch=7)(zigs),
+        optax.sgd(0.1, 0.9, nesterov=True),
+    )
+    states, networks = [found.init(params), expected.init(params)], [params, params]
+    for step in range(3):
+        for side, tx in enumerate((found, expected)):
+            gradients = jax.tree.map(lambda x, s=step: jnp.sin(x + s), networks[side])
+            updates, states[side] = tx.update(gradients, states[side], networks[side])
+            networks[side] = optax.apply_updates(networks[side], updates)
+    assert jax.tree.all(jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol=1e-6), *networks))
+
+
+@pytest.mark.parametrize("base", ["sgd", "nesterov", "muon"])
+def test_a_target_is_reached_around_every_base(base):
+    model = nn.Sequential([nn.Conv(8, (3, 3)), nn.relu, nn.Conv(6, (3, 3)), nn.relu, nn.Dense(2)])
+    image = jnp.linspace(-1, 1, 75).reshape(1, 5, 5, 3)
+    params = model.init(jax.random.key(0), image)
+    zigs = oto_jax.find_zigs(model, params, image)
+    recipe = Recipe(
+        epochs=4,
+        learning_rate=0.01,
+        momentum=0.9,
+        base=base,
+        weight_decay=1e-3,
+        start_epoch=1,
+        target_group_sparsity=0.5,
+        target_epochs=2,
+    )
+    tx = hspg_optimizer(recipe, steps_per_epoch=5)(zigs)
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        gradients = jax.grad(lambda p: jnp.mean((model.apply(p, image) - 1) ** 2))(params)
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(20):
+        params, state = step(params, state)
+    assert int(oto_jax.group_sparsity(params, zigs).zero_groups) == 7  # of 14
+    assert jnp.isfinite(model.apply(params, image)).all()
 
 
 def test_a_cosine_falls_from_the_learning_rate_to_zero():
