@@ -69,6 +69,7 @@ OTHERS: Mapping[str, tuple[str, str, tuple[int, ...]]] = {
     ),
 }
 
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """How to screen.
@@ -134,10 +135,10 @@ def design() -> list[tuple[int, ...]]:
 
     The first four take every combination; the other two are sums of three of them, modulo 2.
     """
-    found = []
-    for a, b, c, d in itertools.product((0, 1), repeat=4):
-        found.append((a, b, c, d, (a + b + c) % 2, (b + c + d) % 2))
-    return found
+    return [
+        (a, b, c, d, (a + b + c) % 2, (b + c + d) % 2)
+        for a, b, c, d in itertools.product((0, 1), repeat=4)
+    ]
 
 
 def runs() -> list[Run]:
@@ -173,9 +174,7 @@ def effects(rows: Sequence[Sequence[int]], scores: Sequence[float]) -> tuple[lis
     for column in range(changes):
         signs = [1 if row[column] else -1 for row in rows]
         found.append(2 * statistics.fmean(s * y for s, y in zip(signs, scores, strict=True)))
-    explained = (
-        mean + sum((x if row[i] else -x) / 2 for i, x in enumerate(found)) for row in rows
-    )
+    explained = (mean + sum((x if row[i] else -x) / 2 for i, x in enumerate(found)) for row in rows)
     left = sum((y - fit) ** 2 for y, fit in zip(scores, explained, strict=True))
     variance = left / (count - 1 - changes)
     return found, math.sqrt(4 * variance / count)
