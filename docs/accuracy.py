@@ -16,13 +16,18 @@ NOT_RUN = "not run"
 
 # What others report of their own work, with the source; nothing of it was run here.
 PUBLISHED = "docs/published.json"
-PAPER = tuple(
-    row["ours"]
-    for who in json.loads((Path(__file__).resolve().parents[1] / PUBLISHED).read_text())
-    for row in who["rows"]
-    if "ours" in row
-)
+
+
+def _named(key: str) -> tuple[str, ...]:
+    """Names of our results that stand beside rows of others."""
+    reports = json.loads((Path(__file__).resolve().parents[1] / PUBLISHED).read_text())
+    return tuple(row[key] for report in reports for row in report["rows"] if key in row)
+
+
+PAPER = _named("ours")
 PAPER_FILES = (PUBLISHED, *(f"results/{name}.json" for name in PAPER))
+BESIDE = _named("beside")
+BESIDE_FILES = (PUBLISHED, *(f"results/{name}.json" for name in BESIDE))
 
 DIGITS_FILES = ("results/digits.json", "results/digits_dense.json")
 
@@ -95,6 +100,28 @@ def paper(reports: Any, *found: Results) -> str:
         results = ours[row["ours"]]
         reached = NOT_RUN if results is None else _paper_row(results, row["score"])
         rows.append((row["network"], f"{row['score']} at {row['kept']}", reached))
+    return align(rows)
+
+
+def beside(reports: Any, *found: Results) -> str:
+    """A few rows of others and ours, with what each was trained for."""
+    ours = dict(zip(BESIDE, found, strict=True))
+    dense = {row["network"]: row["score"] for report in reports for row in report["rows"]}
+    rows: list[tuple[str, ...]] = [("network", "published", "training", "oto_jax", "training")]
+    for report in reports:
+        for row in (row for row in report["rows"] if "beside" in row):
+            results = ours[row["beside"]]
+            published = f"[{report['who']}]({report['source']}): {row['score']}, {row['kept']}"
+            training = row.get("training", report["training"])
+            cells = (row["network"], published, training)
+            if results is None:
+                rows.append((*cells, NOT_RUN, ""))
+                continue
+            recipe, pretrained = results["config"]["recipe"], "depth" in results["config"]
+            start = f"{dense[row['network']]} to " if pretrained else ""
+            how = "from published weights" if pretrained else "from scratch"
+            reached = start.replace(" %", "") + _paper_row(results, row["score"])
+            rows.append((*cells, reached, f"{recipe['epochs']} epochs {how}"))
     return align(rows)
 
 

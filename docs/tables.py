@@ -259,6 +259,7 @@ TABLES: Mapping[str, Table] = {
     "shrinking": _of_one_file("shrinking", shrinking),
     "target_mode": _of_one_file("target_mode", target_mode),
     "published": Table((accuracy.PUBLISHED,), accuracy.published),
+    "beside": Table(accuracy.BESIDE_FILES, accuracy.beside),
     "paper": Table(accuracy.PAPER_FILES, accuracy.paper),
     "cifar_resnets": Table(accuracy.RESNET_FILES, accuracy.cifar_resnets),
     "squad": Table(accuracy.SQUAD_FILES, accuracy.squad),

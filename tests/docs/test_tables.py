@@ -34,7 +34,8 @@ def test_every_table_stands_on_a_page():
 
 def a_run(top1):
     kept = {"kept": 0.5}
-    config = {"recipe": {"epochs": 10}, "data": {"train_images": None}}
+    recipe = {"epochs": 10, "weight_decay": 1e-4}
+    config = {"recipe": recipe, "data": {"train_images": None}}
     return {"slim_test": {"top1": top1}, "macs": kept, "parameters": kept, "config": config}
 
 
@@ -44,3 +45,10 @@ def test_seeds_of_a_row_are_shown_by_their_mean_and_range():
     row = accuracy.cifar_resnets(a_run(90.0), a_run(90.5), a_run(92.5), *found[3:]).splitlines()[2]
     assert "91.00 % (90.00 - 92.50, 3 seeds)" in row
     assert "not run" not in row
+
+
+def test_a_row_over_a_part_of_the_images_is_refused():
+    run = a_run(90.0) | {"command": "python x.py --train-images 500"}
+    run["config"]["data"]["train_images"] = 500
+    with pytest.raises(ValueError, match="--train-images 500"):
+        accuracy.cifar_resnets(run, *[None] * (len(accuracy.RESNET_FILES) - 1))
