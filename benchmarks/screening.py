@@ -8,8 +8,8 @@ each run says something of every change: its effect is the difference of the mea
 eight runs with it and of the eight without. How far chance moves such a difference is told by the
 nine contrasts of the design that belong to no change alone. `OTHERS` are runs beside the design.
 
-Every run has a seed of its own, which no row of docs/results.md has. They are runs of
-``experiments/resnet_cifar10.py``, in ``runs/`` and with result files in ``--folder``; those that
+The sixteen have seeds of their own, which no row of docs/results.md has. All are runs of
+``experiments/resnet_cifar10.py``, in ``runs/``; their result files go to ``--folder``. Those that
 are there are not run again, and one that was stopped goes on. It prints the effects and writes
 ``results/screening.json``. Expected: five minutes on one large GPU with ``--jobs 13
 --steps-per-call 39``, most of a day on two cores; ``--only-collect`` runs nothing and tells which
@@ -23,6 +23,7 @@ import dataclasses
 import itertools
 import math
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -115,8 +116,13 @@ class Run:
         options = f"{BASE} {self.changes} --seed {self.seed} --name {self.name} --evaluate-every 10"
         script = ROOT / "experiments" / "resnet_cifar10.py"
         calls = ["--steps-per-call", str(config.steps_per_call)]
-        results = ["--results", str(self.file(config))]
-        return [sys.executable, str(script), "--depth", "20", *calls, *options.split(), *results]
+        return [sys.executable, str(script), "--depth", "20", *calls, *options.split()]
+
+    def finish(self, config: Config) -> None:
+        """Runs it, and puts its result file into the folder."""
+        subprocess.run(self.command(config), check=True)
+        config.folder.mkdir(parents=True, exist_ok=True)
+        shutil.move(ROOT / "results" / f"{self.name}.json", self.file(config))
 
     def file(self, config: Config) -> Path:
         """Its result file."""
@@ -244,7 +250,7 @@ def main(config: Config) -> None:
     """Runs what is missing, then prints and writes."""
     missing = [] if config.only_collect else [r for r in runs() if not r.file(config).exists()]
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
-        done = pool.map(lambda run: subprocess.run(run.command(config), check=True), missing)
+        done = pool.map(lambda run: run.finish(config), missing)
         for _ in tqdm(done, total=len(missing), unit="run", disable=not missing):
             pass
     figures = collect(config)

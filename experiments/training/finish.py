@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import oto_jax
@@ -29,8 +31,8 @@ class Outcome:
     Attributes:
       pruned: the slim model, as a cut of the network at the start.
       figures: JSON values: ``test`` and ``slim_test`` scores, the worst differences of their
-        outputs, ``parameters``, ``macs`` and ``groups`` of the network at the start and of the slim
-        one.
+        outputs (of networks in half precision, when they compute in float32), ``parameters``,
+        ``macs`` and ``groups`` of the network at the start and of the slim one.
     """
 
     pruned: oto_jax.Pruned
@@ -56,7 +58,9 @@ def prune_and_compare(
     left = oto_jax.prune(network.model, variables, network.zigs)
     pruned = from_the_start(run, task.model, network.cuts, left)
     full = oto_jax.widen(pruned.variables, pruned.plan) if network.cuts else variables
-    certificate = oto_jax.certify((task.model, full), pruned, *task.inputs, **task.call)
+    models = (in_single_precision(m) for m in (task.model, pruned.model))
+    pairs = zip(models, (full, pruned.variables), strict=True)
+    certificate = oto_jax.certify(*pairs, *task.inputs, **task.call)
     print(certificate)
     tests = (
         task.evaluate(task.model, par.replicate(parallel, full)),
@@ -65,6 +69,16 @@ def prune_and_compare(
     kept = sum(space.units.count for space in pruned.plan.spaces)
     groups = find_zigs(task, task.model).num_groups
     return Outcome(pruned, comparison(task, certificate, tests, (groups, kept)))
+
+
+def in_single_precision(model: nn.Module) -> nn.Module:
+    """A model that computes in half precision, in float32 instead; any other as it is.
+
+    Two widths round half precision in other places, by more than a cut may change.
+    """
+    dtype = getattr(model, "dtype", None)
+    half = dtype is not None and jnp.finfo(dtype).bits < 32
+    return model.clone(dtype=jnp.float32) if half else model
 
 
 def comparison(
