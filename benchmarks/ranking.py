@@ -82,6 +82,7 @@ def run_config(config: Config, order: dict[str, Any]) -> RunConfig:
         lmbda_drops=(config.epochs // 2,),
         target_macs=config.target_macs,
         distillation=0.0,
+        uncropped_epochs=0,
         **order,
     )
     data = Cifar10Options(train_images=config.train_images, test_images=config.test_images)

@@ -11,7 +11,7 @@ nine contrasts of the design that belong to no change alone. `OTHERS` are runs b
 The sixteen have seeds of their own, which no row of docs/results.md has. All are runs of
 ``experiments/resnet_cifar10.py``, in ``runs/``; their result files go to ``--folder``. Those that
 are there are not run again, and one that was stopped goes on. It prints the effects and writes
-``results/screening.json``. Expected: five minutes on one large GPU with ``--jobs 13
+``results/screening.json``. Expected: a quarter of an hour on one large GPU with ``--jobs 13
 --steps-per-call 39``, most of a day on two cores; ``--only-collect`` runs nothing and tells which
 runs are missing.
 """
@@ -22,6 +22,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import math
+import os
 import shlex
 import shutil
 import statistics
@@ -120,7 +121,9 @@ class Run:
 
     def finish(self, config: Config) -> None:
         """Runs it, and puts its result file into the folder."""
-        subprocess.run(self.command(config), check=True)
+        # Side by side, none may take most of a GPU's memory for itself.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        subprocess.run(self.command(config), check=True, env=environment)
         config.folder.mkdir(parents=True, exist_ok=True)
         shutil.move(ROOT / "results" / f"{self.name}.json", self.file(config))
 
@@ -211,7 +214,9 @@ def collect(config: Config) -> dict[str, Any]:
                 "kept_parameters": results["parameters"]["kept"],
                 "settings": run.settings,
                 "commit": results["commit"],
-                "hardware": results["hardware"]["devices"],
+                "versions": results["versions"],
+                "hardware": results["hardware"],
+                "training_minutes": results["training_minutes"],
                 "command": results["command"],
             }
         )

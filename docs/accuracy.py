@@ -106,7 +106,12 @@ def paper(reports: Any, *found: Results) -> str:
 def beside(reports: Any, *found: Results) -> str:
     """A few rows of others and ours, with what each was trained for."""
     ours = dict(zip(BESIDE, found, strict=True))
-    dense = {row["network"]: row["score"] for report in reports for row in report["rows"]}
+    dense = {
+        row["network"]: (row["score"], row.get("training", report["training"]).split(",")[0])
+        for report in reports
+        for row in report["rows"]
+        if row["kept"] == "all"
+    }
     rows: list[tuple[str, ...]] = [("network", "published", "training", "oto_jax", "training")]
     for report in reports:
         for row in (row for row in report["rows"] if "beside" in row):
@@ -117,11 +122,12 @@ def beside(reports: Any, *found: Results) -> str:
             if results is None:
                 rows.append((*cells, NOT_RUN, ""))
                 continue
-            recipe, pretrained = results["config"]["recipe"], "depth" in results["config"]
-            start = f"{dense[row['network']]} to " if pretrained else ""
-            how = "from published weights" if pretrained else "from scratch"
-            reached = start.replace(" %", "") + _paper_row(results, row["score"])
-            rows.append((*cells, reached, f"{recipe['epochs']} epochs {how}"))
+            epochs = f"{results['config']['recipe']['epochs']} epochs"
+            reached, how = _paper_row(results, row["score"]), f"{epochs} from scratch"
+            if results["config"].get("from_scratch") is False:  # of networks that are published
+                score, before = dense[row["network"]]
+                reached, how = f"{score.split()[0]} to {reached}", f"{before} (published), {epochs}"
+            rows.append((*cells, reached, how))
     return align(rows)
 
 
@@ -133,7 +139,7 @@ def _paper_row(results: Mapping[str, Any], reported: str) -> str:
         return f"EM {slim['exact_match']:.1f}, F1 {slim['f1']:.1f} at {kept} of the parameters"
     top5 = f", top-5 {slim['top5']:.1f} %" if "top-5" in reported else ""
     macs, parameters = (_percent(results[name]["kept"]) for name in ("macs", "parameters"))
-    return f"{slim['top1']:.1f} %{top5} at {macs} of the MACs, {parameters} of the parameters"
+    return f"{slim['top1']:.2f} %{top5} at {macs} of the MACs, {parameters} of the parameters"
 
 
 def _percent(share: float) -> str:

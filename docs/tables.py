@@ -188,13 +188,13 @@ def shrinking(results: Mapping[str, Any]) -> str:
         times = tuple(f"{row[key]:.0f} s" for key in spent)
         step = f"{row['last_step_ms']:.0f} ms"
         rows.append((name, *times, step, f"{row.get('kept_macs', 1.0):.0%}"))
-    found, exact = results["agreement"], results["agreement_in_float64"]
+    found = results["agreement"]
     ending = (
         f"Shrinking takes {results['ratio']:.2f} of the time without,"
         f" {results['ratio_to_dense']:.2f} of that of dense training. The two networks put"
         f" {found['same_class']:.2%} of the test images into the same class (top-1"
         f" {found['top1_without']:.2f} and {found['top1_with']:.2f} %), rounding having grown over"
-        f" the training. {_in_float64(exact)}"
+        f" the training. {_in_float64(results)}"
     )
     return f"{align(rows)}\n\n{_shrinking_setting(results)}\n\n{ending} {_run_on(results)}"
 
@@ -214,12 +214,15 @@ def _shrinking_setting(results: Mapping[str, Any]) -> str:
     )
 
 
-def _in_float64(exact: Mapping[str, float]) -> str:
+def _in_float64(results: Mapping[str, Any]) -> str:
+    exact, config = results["agreement_in_float64"], results["config"]
     share, apart = exact["same_class"], exact["worst_relative_difference"]
     images = "all test images" if share == 1 else f"{share:.2%} of the test images"
     logits = "are identical" if apart == 0 else f"differ by at most {apart:.0e} of the largest"
+    time = f", {exact['ratio']:.2f} of the time" if "ratio" in exact else ""
     return (
-        f"The same comparison in float64, over a shorter training: {images} in the same class; the"
+        f"The same comparison in float64, {config['exact_epochs']} epochs of"
+        f" {config['exact_images']:,} images: {images} in the same class{time}; the"
         f" logits, compared after rounding to float32, {logits}."
     )
 

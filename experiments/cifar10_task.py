@@ -76,19 +76,27 @@ def cifar10_task(
       teacher: a trained network and its variables, for a recipe with ``distillation``.
 
     Raises:
-      OptionError: if the recipe wants to learn from a network, and there is none.
+      OptionError: if the recipe wants to learn from a network and there is none, or if cutting
+        would change the training.
     """
     par.check_batch_size(parallel, recipe.batch_size, run.accumulate)
+    if recipe.base == "muon" and run.shrink_every:
+        raise OptionError(
+            "--base muon looks at whole kernels, so cutting would change the training: no"
+            " --shrink-every"
+        )
     train = cifar10.load("train", data.data_dir).first(data.train_images)
     test = cifar10.load("test", data.data_dir).first(data.test_images)
     steps_per_epoch = max(len(train) // recipe.batch_size, 1)
 
-    cropped_steps = max(recipe.epochs - recipe.uncropped_epochs, 0) * steps_per_epoch
-    uncropped = cropped_steps * recipe.batch_size
+    uncropped_from = None
+    if recipe.uncropped_epochs:
+        cropped_epochs = max(recipe.epochs - recipe.uncropped_epochs, 0)
+        uncropped_from = cropped_epochs * steps_per_epoch * recipe.batch_size
 
     def augmented(batch: Any) -> jax.Array:
         images, positions = batch["image"], batch["position"]
-        return normalise(crop_and_flip(images, positions, run.seed, uncropped_from=uncropped))
+        return normalise(crop_and_flip(images, positions, run.seed, uncropped_from=uncropped_from))
 
     def batches(start: int) -> Iterator[Any]:
         arrays = {"image": train.images, "label": train.labels}

@@ -31,8 +31,8 @@ class Outcome:
     Attributes:
       pruned: the slim model, as a cut of the network at the start.
       figures: JSON values: ``test`` and ``slim_test`` scores, the worst differences of their
-        outputs (of networks in half precision, when they compute in float32), ``parameters``,
-        ``macs`` and ``groups`` of the network at the start and of the slim one.
+        outputs (in float32, see `in_single_precision`), ``parameters``, ``macs`` and ``groups`` of
+        the network at the start and of the slim one.
     """
 
     pruned: oto_jax.Pruned
@@ -72,7 +72,7 @@ def prune_and_compare(
 
 
 def in_single_precision(model: nn.Module) -> nn.Module:
-    """A model that computes in half precision, in float32 instead; any other as it is.
+    """A model whose field ``dtype`` is of half precision, in float32 instead; any other as it is.
 
     Two widths round half precision in other places, by more than a cut may change.
     """

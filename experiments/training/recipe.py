@@ -32,7 +32,7 @@ class Recipe:
       momentum: of the sub-gradient.
       base: the optimizer that HSPG is built around: ``sgd`` as in the paper, ``nesterov`` with
         Nesterov's momentum, or ``muon`` for convolutions, with AdamW for all else at a tenth of its
-        learning rate.
+        learning rate. Only ``sgd`` forgets its momentum when stage 2 begins.
       weight_decay: added to the gradient, times the parameter.
       epsilon: a group becomes zero when the step would leave less than this part of it, measured
         along itself; 0: when the step would turn it around.

@@ -1,13 +1,16 @@
 """The fractional factorial that a recipe's settings are screened by."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.screening import BASE, FACTORS, design, effects, runs
+from benchmarks.screening import BASE, FACTORS, Config, Run, collect, design, effects, runs
+from experiments.results import write_whole
 
 points = st.floats(-5, 5, allow_subnormal=False)
 
@@ -51,3 +54,36 @@ def test_runs_have_names_and_seeds_of_their_own_and_say_their_settings() -> None
     assert (first.changes, first.settings["weight_decay"]) == ("", 1e-4)
     assert f"--learning-rate {first.settings['learning_rate']}" in BASE
     assert (last.settings["weight_decay"], last.settings["base"]) == (5e-4, "nesterov")
+
+
+def pretended(run: Run, top1: float) -> dict[str, object]:
+    recipe = {**run.settings, "lmbda_drops": [run.settings["lmbda_drops"]]}
+    kept = {"kept": 0.5}
+    return {
+        "config": {"recipe": recipe},
+        "slim_test": {"top1": top1},
+        **dict.fromkeys(("macs", "parameters"), kept),
+        **dict.fromkeys(("commit", "command", "hardware", "versions"), "that of the run"),
+        "training_minutes": 1.0,
+        "seed": run.seed,
+    }
+
+
+def test_result_files_are_collected_and_those_of_other_runs_refused(tmp_path: Path) -> None:
+    config = Config(folder=tmp_path)
+    for run in runs():
+        better = 0.5 if run.settings["weight_decay"] == 5e-4 else 0.0
+        write_whole(run.file(config), json.dumps(pretended(run, 90 + better)))
+    found = collect(config)
+    for name, effect in found["effects"].items():
+        assert effect == pytest.approx(0.5 if "weight decay" in name else 0.0)
+    assert found["standard_error"] == pytest.approx(0)
+    assert [len(scores) for scores in found["others"].values()] == [1, 1, 1, 3, 3]
+    first = runs()[0]
+    changed = pretended(first, 90.0) | {"seed": 99}
+    write_whole(first.file(config), json.dumps(changed))
+    with pytest.raises(SystemExit, match="seed 99, not 10"):
+        collect(config)
+    first.file(config).unlink()
+    with pytest.raises(SystemExit, match="is missing"):
+        collect(config)

@@ -52,3 +52,23 @@ def test_a_row_over_a_part_of_the_images_is_refused():
     run["config"]["data"]["train_images"] = 500
     with pytest.raises(ValueError, match="--train-images 500"):
         accuracy.cifar_resnets(run, *[None] * (len(accuracy.RESNET_FILES) - 1))
+
+
+def test_a_row_from_published_weights_counts_their_training_too():
+    reports = [
+        {"who": "A", "source": "x", "training": "9 epochs", "rows": [
+            {"network": "N", "score": "94.00 %", "kept": "half", "beside": name}
+            for name in accuracy.BESIDE
+        ]},
+        {"who": "B", "source": "y", "training": "7 epochs, dense", "rows": [
+            {"network": "N", "score": "93.50 %", "kept": "all"}
+        ]},
+    ]  # fmt: skip
+    trained = a_run(90.0)
+    pretrained = a_run(91.0)
+    pretrained["config"]["from_scratch"] = False
+    rows = accuracy.beside(reports, trained, pretrained, None).splitlines()[2:]
+    assert "10 epochs from scratch" in rows[0]
+    assert "93.50 to 91.00 % at 50.0 %" in rows[1]
+    assert "7 epochs (published), 10 epochs" in rows[1]
+    assert "not run" in rows[2]

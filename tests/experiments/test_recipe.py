@@ -7,6 +7,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -19,13 +20,16 @@ from experiments import (
     vgg16_bn_cifar10,
     vgg16_cifar10,
 )
-from experiments.cifar10_task import Cifar10Options
+from experiments.cifar10_task import Cifar10Options, cifar10_task
+from experiments.data import cifar10
 from experiments.data.folders import ROOT
 from experiments.errors import OptionError
 from experiments.training.ahead_of_time import count_collectives
 from experiments.training.options import RunOptions, from_json, to_json
+from experiments.training.parallel import data_parallel
 from experiments.training.recipe import Recipe, drops, hspg_optimizer, learning_rate
 from experiments.training.script import result_file, run_folder_of
+from oto_jax.models.resnet import ResNet20
 
 # learning-rate drops, lambda, its drops, N_p, epochs, batch, epsilon of dense layers.
 PAPER = {
@@ -141,6 +145,63 @@ def test_nesterovs_momentum_is_optax_sgds_while_no_group_dies():
             updates, states[side] = tx.update(gradients, states[side], networks[side])
             networks[side] = optax.apply_updates(networks[side], updates)
     assert jax.tree.all(jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol=1e-6), *networks))
+
+
+def test_muon_orthogonalises_convolutions_and_adam_takes_the_rest_at_a_tenth_of_the_rate():
+    model = nn.Sequential([nn.Conv(8, (3, 3)), nn.relu, nn.Conv(6, (3, 3)), nn.relu, nn.Dense(2)])
+    image = jnp.ones((1, 5, 5, 3))
+    params = model.init(jax.random.key(0), image)
+    zigs = oto_jax.find_zigs(model, params, image)
+    recipe = Recipe(base="muon", momentum=0.9, lmbda=0.0, start_epoch=300, learning_rate=0.5)
+    tx = hspg_optimizer(recipe, steps_per_epoch=7)(zigs)
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), params)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    for layer, update in updates["params"].items():
+        if update["kernel"].ndim == 4:  # five iterations bring singular values near 1 only
+            matrix = update["kernel"].reshape(-1, update["kernel"].shape[-1]) / 0.5
+            values = jnp.linalg.svd(matrix, compute_uv=False)
+            assert values.min() > 0.6
+            assert values.max() < 1.3
+        else:
+            first = 1 + 0.9 * 0.1 / (1 - 0.9**2)  # of Adam with Nesterov's momentum
+            expected = -0.05 * first * jnp.sign(gradients["params"][layer]["kernel"])
+            assert jnp.allclose(update["kernel"], expected, rtol=1e-3)
+
+
+@pytest.fixture
+def four_batches(monkeypatch):
+    rng = np.random.default_rng(0)
+    found = cifar10.LabelledImages(
+        rng.integers(0, 256, (64, 32, 32, 3), np.uint8), rng.integers(0, 10, 64, np.int32)
+    )
+    monkeypatch.setattr(cifar10, "load", lambda *_: found)
+
+
+def small_task(options, run=None):
+    recipe = dataclasses.replace(Recipe(batch_size=16, epochs=5, start_epoch=1), **options)
+    parallel = data_parallel("pmap", jax.devices()[:1])
+    return cifar10_task(ResNet20(), recipe, Cifar10Options(), run or RunOptions(seed=3), parallel)
+
+
+@pytest.mark.parametrize(("uncropped", "first"), [(0, None), (2, 3 * 64), (9, 0)])
+def test_the_last_epochs_see_whole_images(four_batches, monkeypatch, uncropped, first):
+    seen = {}
+
+    def recorded(images, positions, seed, **options):
+        seen.update(options, seed=seed)
+        return images
+
+    monkeypatch.setattr("experiments.cifar10_task.crop_and_flip", recorded)
+    task = small_task({"uncropped_epochs": uncropped})
+    batch = next(task.batches(0))
+    variables = jax.eval_shape(lambda: task.variables(0))
+    jax.eval_shape(lambda v: task.loss(task.model, v, batch, jax.random.key(0)), variables)
+    assert seen == {"uncropped_from": first, "seed": 3}
+
+
+def test_a_base_that_cutting_would_disturb_is_refused(four_batches):
+    with pytest.raises(OptionError, match="no --shrink-every"):
+        small_task({"base": "muon"}, RunOptions(shrink_every=1))
 
 
 @pytest.mark.parametrize("base", ["sgd", "nesterov", "muon"])
