@@ -31,28 +31,25 @@ BESIDE_FILES = (PUBLISHED, *(f"results/{name}.json" for name in BESIDE))
 
 DIGITS_FILES = ("results/digits.json", "results/digits_dense.json")
 
+# Each with what its result file's name ends in, and whether a row stands here before it is run.
 WAYS = (
-    ("HSPG, to a target", "_tuned"),
-    ("magnitude, fine-tuned", "_magnitude_tuned"),
-    ("HSPG, to a target", ""),
-    ("magnitude, fine-tuned", "_magnitude"),
-    ("Torch-Pruning, sparse training", "_torch_pruning"),
-)
-# With the settings from before the screening; what was not run with these will not be.
-EARLIER = ("_half", "_third", "_half_magnitude", "_third_magnitude")
-# Tried at one place only.
-VARIANTS = (
-    ("HSPG, scores averaged longer", "_averaged"),
-    ("HSPG, taught by ResNet-56", "_teacher56"),
+    ("HSPG, to a target", "_tuned", True),
+    ("magnitude, fine-tuned", "_magnitude_tuned", True),
+    ("Torch-Pruning, sparse training", "_torch_pruning", True),
+    ("Torch-Pruning, stronger regulariser", "_torch_pruning_tuned", False),
+    ("HSPG, earlier settings", "", False),
+    ("HSPG, scores averaged longer", "_averaged", False),
+    ("HSPG, taught by ResNet-56", "_teacher56", False),
+    ("magnitude, earlier settings", "_magnitude", False),
 )
 RESNETS = tuple(
-    (depth, share, way, f"resnet{depth}_{share}{ending}")
+    (depth, share, way, f"resnet{depth}_{share}{ending}", always)
     for depth, share in itertools.product((20, 56), ("half", "third"))
-    for way, ending in WAYS[:3] + (VARIANTS if (depth, share) == (20, "half") else ()) + WAYS[3:]
+    for way, ending, always in WAYS
 )
 # A run's further seeds have files of their own: resnet20_half, resnet20_half_seed1, ...
 SEEDS = ("", "_seed1", "_seed2", "_seed3")
-RESNET_FILES = tuple(f"results/{name}{seed}.json" for *_, name in RESNETS for seed in SEEDS)
+RESNET_FILES = tuple(f"results/{row[3]}{seed}.json" for row in RESNETS for seed in SEEDS)
 # Places, and how often a run looks at itself.
 NOT_SETTINGS = frozenset(
     "seed name workdir results checkpoint data_dir"
@@ -150,10 +147,10 @@ def cifar_resnets(*found: Results) -> str:
     """Published CIFAR ResNets, pruned in several ways."""
     heads = ("network", "way", "MACs kept", "parameters kept", "top-1, slim", "epochs, uncropped")
     rows: list[tuple[str, ...]] = [(*heads, "weight decay", "images per BatchNorm")]
-    for number, (depth, share, way, name) in enumerate(RESNETS):
+    for number, (depth, share, way, name, always) in enumerate(RESNETS):
         first = number * len(SEEDS)
         runs = [results for results in found[first : first + len(SEEDS)] if results]
-        if not runs and name.endswith(EARLIER):
+        if not (runs or always):
             continue
         cells = _over_seeds(name, runs) if runs else (f"{NOT_RUN} ({share})", *("",) * 5)
         rows.append((f"ResNet-{depth}", way, *cells))
