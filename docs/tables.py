@@ -219,11 +219,11 @@ def _in_float64(results: Mapping[str, Any]) -> str:
     share, apart = exact["same_class"], exact["worst_relative_difference"]
     images = "all test images" if share == 1 else f"{share:.2%} of the test images"
     logits = "are identical" if apart == 0 else f"differ by at most {apart:.0e} of the largest"
-    time = f", {exact['ratio']:.2f} of the time" if "ratio" in exact else ""
     return (
         f"The same comparison in float64, {config['exact_epochs']} epochs of"
-        f" {config['exact_images']:,} images: {images} in the same class{time}; the"
-        f" logits, compared after rounding to float32, {logits}."
+        f" {config['exact_images']:,} images: {images} in the same class,"
+        f" after {exact['ratio']:.2f} of the time without; the logits, compared after"
+        f" rounding to float32, {logits}."
     )
 
 
