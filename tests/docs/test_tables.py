@@ -1,6 +1,8 @@
 """The pages show what the result files hold."""
 
+import json
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -25,6 +27,48 @@ def test_tables_come_from_the_result_files(page):
     if text is None:
         pytest.skip("there is no git here, or the page is not in a commit")
     assert filled(text, committed, to_root(page)) == text, "run python docs/tables.py"
+
+
+FIGURES = re.compile(r"(?:(\d+(?:\.\d+)?) and )?(\d+(?:\.\d+)?) ?(?:%|points)")
+MEASURED = frozenset(
+    "top1 test_accuracy score exact_match f1 kept kept_macs kept_parameters effects standard_error"
+    " same_class top1_with top1_without worst_relative_difference".split()
+)
+
+
+def measured(content, name=None):
+    """Every share and score in a result file, and the numbers in what others report."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from measured(value, name if name in MEASURED else key)
+    elif isinstance(content, list):
+        for value in content:
+            yield from measured(value, name)
+    elif name in MEASURED and isinstance(content, str):
+        yield from map(float, re.findall(r"\d+(?:\.\d+)?", content))
+    elif name in MEASURED and content is not None:
+        yield float(content)
+
+
+def prose(page):
+    text = BLOCK.sub("", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def test_figures_in_the_text_are_in_the_result_files_too():
+    files = [*(ROOT / "results").glob("*.json"), ROOT / accuracy.PUBLISHED]
+    known = [value for file in files for value in measured(json.loads(file.read_text()))]
+    seen = 0
+    for page in pages():
+        if page.name == "models.md":  # written by benchmarks/architectures.py
+            continue
+        for figure in (x for found in FIGURES.findall(prose(page)) for x in found if x):
+            digits = len(figure.partition(".")[2])
+            same = (round(share * value, digits) == float(figure)
+                    for value in known for share in (1, 100))  # fmt: skip
+            assert any(same), f"{page.name}: {figure}"
+            seen += 1
+    assert seen >= 2
 
 
 def test_every_table_stands_on_a_page():
