@@ -19,7 +19,7 @@ from experiments.training import parallel as par
 from experiments.training.classification import Distillation, classification_loss, evaluator
 from experiments.training.options import RunOptions, check_dtype
 from experiments.training.parallel import Parallel
-from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
+from experiments.training.recipe import Recipe, check_cuts, hspg_optimizer, mac_costs
 from experiments.training.task import Task
 
 
@@ -80,11 +80,7 @@ def cifar10_task(
         would change the training.
     """
     par.check_batch_size(parallel, recipe.batch_size, run.accumulate)
-    if recipe.base == "muon" and run.shrink_every:
-        raise OptionError(
-            "--base muon looks at whole kernels, so cutting would change the training: no"
-            " --shrink-every"
-        )
+    check_cuts(recipe, run.shrink_every)
     train = cifar10.load("train", data.data_dir).first(data.train_images)
     test = cifar10.load("test", data.data_dir).first(data.test_images)
     steps_per_epoch = max(len(train) // recipe.batch_size, 1)

@@ -45,7 +45,7 @@ from experiments.training import parallel as par
 from experiments.training.classification import classification_loss, evaluator
 from experiments.training.options import RunOptions, check_dtype
 from experiments.training.parallel import Parallel
-from experiments.training.recipe import Recipe, hspg_optimizer, mac_costs
+from experiments.training.recipe import Recipe, check_cuts, hspg_optimizer, mac_costs
 from experiments.training.script import parse, run_script, run_training
 from experiments.training.state import abstract_state, many_steps, train_step
 from experiments.training.task import Task, abstract_variables, find_zigs
@@ -113,6 +113,7 @@ class Config:
         for name in ("distillation", "uncropped_epochs"):
             if getattr(self.recipe, name):
                 raise OptionError(f"--{name.replace('_', '-')} is for CIFAR-10; set it to 0 here")
+        check_cuts(self.recipe, self.run.shrink_every)
 
 
 MINIATURE = ROOT / "runs" / "miniature"

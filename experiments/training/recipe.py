@@ -114,6 +114,19 @@ class Recipe:
                     )
 
 
+def check_cuts(recipe: Recipe, shrink_every: int) -> None:
+    """Checks that dead groups can be cut out while training without a change to it.
+
+    Raises:
+      OptionError: if the base's step for one entry depends on others.
+    """
+    if recipe.base == "muon" and shrink_every:
+        raise OptionError(
+            "--base muon looks at whole kernels, so cutting would change the training: no"
+            " --shrink-every"
+        )
+
+
 def drops(value: float, epochs: tuple[int, ...], steps_per_epoch: int) -> optax.Schedule:
     """``value``, multiplied by 0.1 at the beginning of each of the epochs."""
     factors = {epoch * steps_per_epoch: 0.1 for epoch in epochs}

@@ -200,8 +200,12 @@ def test_the_last_epochs_see_whole_images(four_batches, monkeypatch, uncropped, 
 
 
 def test_a_base_that_cutting_would_disturb_is_refused(four_batches):
+    run = RunOptions(shrink_every=1)
     with pytest.raises(OptionError, match="no --shrink-every"):
-        small_task({"base": "muon"}, RunOptions(shrink_every=1))
+        small_task({"base": "muon"}, run)
+    recipe = dataclasses.replace(resnet50_imagenet.PAPER, base="muon")
+    with pytest.raises(OptionError, match="no --shrink-every"):
+        resnet50_imagenet.Config(recipe=recipe, run=run)
 
 
 @pytest.mark.parametrize("base", ["sgd", "nesterov", "muon"])
