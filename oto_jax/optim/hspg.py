@@ -7,7 +7,14 @@ from typing import Any
 import jax
 import optax
 
-from oto_jax.optim.hyperparameters import Epsilon, PerSpace, ScalarOrSchedule, check_number
+from oto_jax.optim.hyperparameters import (
+    Epsilon,
+    PerSpace,
+    ScalarOrSchedule,
+    check_number,
+    per_space,
+)
+from oto_jax.optim.parts import in_parts
 from oto_jax.optim.target import TargetLike
 from oto_jax.optim.transforms import add_group_lasso, momentum_by_stage, project_half_space
 from oto_jax.zigs.partition import ZIGs
@@ -85,21 +92,28 @@ def hspg(
     check_number("learning_rate", learning_rate, low=0.0)
     check_number("momentum", momentum, low=0.0, below=1.0)
     keeps_momentum = isinstance(momentum, jax.Array) or momentum != 0
-    tx = optax.chain(
-        add_group_lasso(lmbda, zigs),
-        momentum_by_stage(momentum, start_step) if keeps_momentum else optax.identity(),
-        project_half_space(
-            zigs,
-            learning_rate=learning_rate,
-            epsilon=epsilon,
-            start_step=start_step,
-            upper_group_sparsity=upper_group_sparsity,
-            target_group_sparsity=target_group_sparsity,
-            target_steps=target_steps,
-            zero_dependents=zero_dependents,
-        ),
-    )
-    return tx if target_group_sparsity is None else pass_gradient(tx)
+    epsilons = per_space(zigs, "epsilon", epsilon, 0.0)
+    uppers = per_space(zigs, "upper_group_sparsity", upper_group_sparsity, 1.0)
+
+    def make(part: ZIGs) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(
+            add_group_lasso(lmbda, part),
+            momentum_by_stage(momentum, start_step) if keeps_momentum else optax.identity(),
+            project_half_space(
+                part,
+                learning_rate=learning_rate,
+                epsilon={space.name: epsilons[space.name] for space in part.spaces},
+                start_step=start_step,
+                upper_group_sparsity={space.name: uppers[space.name] for space in part.spaces},
+                target_group_sparsity=target_group_sparsity,
+                target_steps=target_steps,
+                zero_dependents=zero_dependents,
+            ),
+        )
+
+    if target_group_sparsity is not None:
+        return pass_gradient(make(zigs))  # All groups compete for what the target leaves.
+    return make(zigs) if zero_dependents else in_parts(make, zigs)
 
 
 def pass_gradient(
