@@ -92,8 +92,10 @@ def hspg(
     check_number("learning_rate", learning_rate, low=0.0)
     check_number("momentum", momentum, low=0.0, below=1.0)
     keeps_momentum = isinstance(momentum, jax.Array) or momentum != 0
-    epsilons = per_space(zigs, "epsilon", epsilon, 0.0)
-    uppers = per_space(zigs, "upper_group_sparsity", upper_group_sparsity, 1.0)
+    epsilons: dict[str, Epsilon] = per_space(zigs, "epsilon", epsilon, 0.0)
+    uppers: dict[str, float | jax.Array] = per_space(
+        zigs, "upper_group_sparsity", upper_group_sparsity, 1.0
+    )
 
     def make(part: ZIGs) -> optax.GradientTransformationExtraArgs:
         return optax.chain(

@@ -19,7 +19,7 @@ from oto_jax.zigs.partition import Path, Space, ZIGs, key_path, leaves_by_path
 
 LEAST_ENTRIES = 2**19
 """Entries that a part has at the least: small ones are not worth the wait."""
-LEAST_ENTRIES_TO_WAIT = 2**12
+LEAST_ENTRIES_TO_WAIT = 2**16
 """Entries of an array below which it does not wait: it stays in the cache anyway."""
 
 
@@ -41,7 +41,7 @@ def in_parts(
       zigs: the groups.
 
     Returns:
-      A transformation with the states and results of ``make(zigs)``, bit for bit.
+      A transformation with the states and the results of ``make(zigs)``.
     """
     whole = make(zigs)
     parts = split(zigs, LEAST_ENTRIES)
@@ -53,23 +53,24 @@ def in_parts(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        if params is None or not _is_traced(updates):
-            return whole.update(updates, state, params, **extra_args)
         given, directions = leaves_by_path(params), leaves_by_path(updates)
+        if not _is_traced(updates) or not directions.keys() <= given.keys():
+            return whole.update(updates, state, params, **extra_args)
         held = leaves_by_path(state)
+        new_updates, new_state = dict(directions), dict(held)
         paths: list[list[Path]] = [[] for _ in parts]
         for path in directions:
             paths[owners.get(from_root(zigs, path), 0)].append(path)
         gate = None
-        for mine, tx in zip(paths, transformations, strict=True):
-            part_params = _tree({p: _wait(given[p], gate) for p in mine if p in given})
+        for tx, mine in zip(transformations, paths, strict=True):
+            part_params = unflatten_dict({path: _wait(given[path], gate) for path in mine})
             part_state = _like(jax.eval_shape(tx.init, part_params), held)
-            part_updates = _tree({path: directions[path] for path in mine})
-            part_updates, part_state = tx.update(part_updates, part_state, part_params, **extra_args)
-            directions |= leaves_by_path(part_updates)
-            held |= leaves_by_path(part_state)
-            gate = _gate(part_state)
-        return _like(updates, directions), _like(state, held)
+            part_updates = unflatten_dict({path: directions[path] for path in mine})
+            results = tx.update(part_updates, part_state, part_params, **extra_args)
+            new_updates |= leaves_by_path(results[0])
+            new_state |= leaves_by_path(results[1])
+            gate = _gate(results[1])
+        return _like(updates, new_updates), _like(state, new_state)
 
     return optax.GradientTransformationExtraArgs(whole.init, update_fn)
 
@@ -130,10 +131,6 @@ def _wait(x: jax.Array, gate: jax.Array | None) -> jax.Array:
     if gate is None or np.size(x) < LEAST_ENTRIES_TO_WAIT:
         return x
     return x * gate.astype(x.dtype)
-
-
-def _tree(leaves: Mapping[Path, Any]) -> Any:
-    return unflatten_dict(dict(leaves))
 
 
 def _like(tree: Any, leaves: Mapping[Path, Any]) -> Any:

@@ -20,6 +20,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import oto_jax
+from oto_jax.optim import norms, parts
 from oto_jax.zigs.partition import leaves_by_path
 
 STEPS, BATCH, WIDTH, HIDDEN = 100, 32, 16, 24
@@ -218,6 +219,7 @@ def main(directory, process=0, processes=1, port=0):
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
     assert len(jax.devices()) == DEVICES
+    norms.LEAST_ENTRIES_IN_SLABS = parts.LEAST_ENTRIES = parts.LEAST_ENTRIES_TO_WAIT = 1
     params = initial_params()
     zigs = oto_jax.find_zigs(network, params, jnp.zeros((1, 8)))
     found = {}

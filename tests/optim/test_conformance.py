@@ -16,6 +16,8 @@ import oto_jax
 from oto_jax.optim.zeros import projection_states
 from tests.optim.trees import TREES, conv_tree, random_like
 
+pytestmark = pytest.mark.usefixtures("small_as_large")  # That has more that can go wrong.
+
 TARGET = {"target_group_sparsity": 0.5, "target_steps": 3}
 RATE = 0.05
 

@@ -49,6 +49,7 @@ def numpy_trajectory(params, zigs, centre, noise, **settings):
     return trajectory
 
 
+@pytest.mark.usefixtures("every_size")
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("name", TREES)
 def test_200_steps_equal_the_original_rules(name, momentum):

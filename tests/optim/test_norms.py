@@ -13,6 +13,8 @@ from oto_jax.zigs.partition import Run, leaves_by_path
 from tests.optim.handmade import handmade_zigs
 from tests.optim.trees import TREES, attention_tree, random_like
 
+pytestmark = pytest.mark.usefixtures("every_size")
+
 
 @st.composite
 def axes(draw):
