@@ -193,6 +193,7 @@ def measure_updates(config: Config, params: Tree, zigs: oto_jax.ZIGs) -> dict[st
     for name, one in contestants.items():
         rows[name]["passes"] = one.compiled.cost_analysis()["bytes accessed"] / size
     for name, passes in FLOOR.items():
+        rows[name]["floor_passes"] = passes
         rows[name]["times_floor"] = rows[name]["median_ms"] / (1e3 * passes * size / bandwidth)
     moves = moves_over_parameters(contestants["hspg, momentum"].compiled, smallest=4096)
     return {"updates": rows, "bandwidth_gb_s": bandwidth / 1e9, "moves_over_parameters": moves}
@@ -237,7 +238,7 @@ def bounds(figures: Mapping[str, Any]) -> list[Bound]:
 
 def print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Rows as text."""
-    heads = f"{'median ms':>10}{'ratio':>8}{'quartiles':>16}{'temp. MB':>10}{'passes':>8}"
+    heads = f"{'median ms':>10}{'ratio':>8}{'quartiles':>16}{'temp. MB':>10}{'passes':>8}{'of floor':>10}"
     print(f"\n{title:28}{heads}")
     for name, row in rows.items():
         low, high = row["ratio_quartiles"]
@@ -245,6 +246,7 @@ def print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
             f"{name:28}{row['median_ms']:10.1f}{row['ratio']:8.2f}"
             f"{low:9.2f} - {high:.2f}{row['temporary_mb']:10.1f}"
             + (f"{row['passes']:8.1f}" if "passes" in row else "")
+            + (f"{row['times_floor']:10.2f}" if "times_floor" in row else "")
         )
 
 

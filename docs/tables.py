@@ -32,8 +32,13 @@ def optimizer(results: Mapping[str, Any]) -> str:
     heads = ("milliseconds", "ratio", "middle half of the rounds", "temporary memory")
     parts = []
     for title, key in (("update and apply", "updates"), ("training step", "steps")):
-        counted = ("passes",) if key == "updates" else ()
-        rows: list[tuple[str, ...]] = [(title, *heads, *counted)]
+        counted = {
+            "passes": "passes",
+            "floor_passes": "least passes",
+            "times_floor": "times the floor",
+        }
+        counted = {k: head for k, head in counted.items() if k in results[key]["sgd"]}
+        rows: list[tuple[str, ...]] = [(title, *heads, *counted.values())]
         for name, row in results[key].items():
             low, high = row["ratio_quartiles"]
             rows.append(
@@ -43,7 +48,7 @@ def optimizer(results: Mapping[str, Any]) -> str:
                     f"{row['ratio']:.2f}",
                     f"{low:.2f} - {high:.2f}",
                     f"{row['temporary_mb']:.1f} MB",
-                    *(f"{row[column]:.1f}" for column in counted),
+                    *(f"{row[k]:.1f}" if k in row else "" for k in counted),
                 )
             )
         parts.append(align(rows))
