@@ -238,7 +238,9 @@ def bounds(figures: Mapping[str, Any]) -> list[Bound]:
 
 def print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Rows as text."""
-    heads = f"{'median ms':>10}{'ratio':>8}{'quartiles':>16}{'temp. MB':>10}{'passes':>8}{'of floor':>10}"
+    heads = f"{'median ms':>10}{'ratio':>8}{'quartiles':>16}{'temp. MB':>10}"
+    if any("passes" in row for row in rows.values()):
+        heads += f"{'passes':>8}{'x floor':>9}"
     print(f"\n{title:28}{heads}")
     for name, row in rows.items():
         low, high = row["ratio_quartiles"]
@@ -246,7 +248,7 @@ def print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
             f"{name:28}{row['median_ms']:10.1f}{row['ratio']:8.2f}"
             f"{low:9.2f} - {high:.2f}{row['temporary_mb']:10.1f}"
             + (f"{row['passes']:8.1f}" if "passes" in row else "")
-            + (f"{row['times_floor']:10.2f}" if "times_floor" in row else "")
+            + (f"{row['times_floor']:9.2f}" if "times_floor" in row else "")
         )
 
 
