@@ -75,10 +75,10 @@ class FaithfulRule:
 
     shrinks: ClassVar[bool] = False  # Whether trials are kept in part, not only whole or not.
 
-    @property
-    def counts(self) -> bool:
-        """Whether more zero groups than a number are too many."""
-        return any(self._capped(space.name) for space in self.zigs.spaces)
+    def counts(self, name: str) -> bool:
+        """Whether a space may have too many zero groups."""
+        upper = self.upper[name]
+        return isinstance(upper, jax.Array) or upper < 1
 
     def check_start(self) -> None:
         """There is nothing that a first step could not begin with."""
@@ -92,7 +92,7 @@ class FaithfulRule:
             zero={s.name: jnp.zeros(s.size, bool) for s in spaces},
             ratio={s.name: jnp.ones(s.size, dtype) for s in spaces},
             epsilon={name: value for name, value in held.items() if value is not None},
-            groups={s.name: jnp.asarray(s.size, jnp.int32) for s in spaces if self._capped(s.name)},
+            groups={s.name: jnp.asarray(s.size, jnp.int32) for s in spaces if self.counts(s.name)},
         )
 
     def decide(self, trial: Trial, state: HalfSpaceState) -> tuple[GroupVectors, HalfSpaceState]:
@@ -126,10 +126,6 @@ class FaithfulRule:
             state.step - self.start_step,
             jnp.asarray(True) if room is None else room > 0,
         )
-
-    def _capped(self, name: str) -> bool:
-        upper = self.upper[name]
-        return isinstance(upper, jax.Array) or upper < 1
 
     def _room(self, name: str, norms: jax.Array, state: HalfSpaceState) -> jax.Array | None:
         """How many more groups may become zero; None where all may."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import glob
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import optax
@@ -11,6 +13,7 @@ from oto_jax.optim.hyperparameters import (
     Epsilon,
     PerSpace,
     ScalarOrSchedule,
+    check_has_groups,
     check_number,
     per_space,
 )
@@ -18,6 +21,8 @@ from oto_jax.optim.parts import in_parts
 from oto_jax.optim.target import TargetLike
 from oto_jax.optim.transforms import add_group_lasso, momentum_by_stage, project_half_space
 from oto_jax.zigs.partition import ZIGs
+
+T = TypeVar("T")
 
 
 def hspg(
@@ -89,6 +94,7 @@ def hspg(
       >>> [round(x, 3) for x in optax.apply_updates(params, updates)["a"][0].tolist()]
       [0.99, 0.0]
     """
+    check_has_groups(zigs)
     check_number("learning_rate", learning_rate, low=0.0)
     check_number("momentum", momentum, low=0.0, below=1.0)
     keeps_momentum = isinstance(momentum, jax.Array) or momentum != 0
@@ -104,9 +110,9 @@ def hspg(
             project_half_space(
                 part,
                 learning_rate=learning_rate,
-                epsilon={space.name: epsilons[space.name] for space in part.spaces},
+                epsilon=_of(part, epsilons),
                 start_step=start_step,
-                upper_group_sparsity={space.name: uppers[space.name] for space in part.spaces},
+                upper_group_sparsity=_of(part, uppers),
                 target_group_sparsity=target_group_sparsity,
                 target_steps=target_steps,
                 zero_dependents=zero_dependents,
@@ -116,6 +122,11 @@ def hspg(
     if target_group_sparsity is not None:
         return pass_gradient(make(zigs))  # All groups compete for what the target leaves.
     return make(zigs) if zero_dependents else in_parts(make, zigs)
+
+
+def _of(part: ZIGs, values: Mapping[str, T]) -> dict[str, T]:
+    """The values of a part's spaces, by names that are not read as patterns."""
+    return {glob.escape(space.name): values[space.name] for space in part.spaces}
 
 
 def pass_gradient(

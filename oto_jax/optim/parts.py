@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -36,8 +36,10 @@ def in_parts(
     nothing waits.
 
     Args:
-      make: from groups to a transformation that looks at each space by itself, and whose state
-        holds that of a projection.
+      make: from groups to a transformation that treats each space and each parameter without
+        regard to the others. Leaves of its state lie at the path of a parameter or under the name
+        of a space, or are numbers that do not depend on either; the state of a projection is
+        among them.
       zigs: the groups.
 
     Returns:
@@ -53,20 +55,24 @@ def in_parts(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        given, directions = leaves_by_path(params), leaves_by_path(updates)
-        if not _is_traced(updates) or not directions.keys() <= given.keys():
+        given, directions, held = map(leaves_by_path, (params, updates, state))
+        if not _can_be_split(given, directions):
             return whole.update(updates, state, params, **extra_args)
-        held = leaves_by_path(state)
-        new_updates, new_state = dict(directions), dict(held)
         paths: list[list[Path]] = [[] for _ in parts]
-        for path in directions:
+        for path in directions:  # What is in no group goes with the first part.
             paths[owners.get(from_root(zigs, path), 0)].append(path)
-        gate = None
-        for tx, mine in zip(transformations, paths, strict=True):
-            part_params = unflatten_dict({path: _wait(given[path], gate) for path in mine})
-            part_state = _like(jax.eval_shape(tx.init, part_params), held)
-            part_updates = unflatten_dict({path: directions[path] for path in mine})
-            results = tx.update(part_updates, part_state, part_params, **extra_args)
+        states = [
+            jax.eval_shape(tx.init, _at(mine, given))
+            for tx, mine in zip(transformations, paths, strict=True)
+        ]
+        if not all(leaves_by_path(one).keys() <= held.keys() for one in states):
+            return whole.update(updates, state, params, **extra_args)  # Made with other settings.
+
+        new_updates, new_state, gate = dict(directions), dict(held), None
+        for tx, mine, shapes in zip(transformations, paths, states, strict=True):
+            part_params = _at(mine, {path: _wait(given[path], gate) for path in mine})
+            part_state = _like(shapes, held)
+            results = tx.update(_at(mine, directions), part_state, part_params, **extra_args)
             new_updates |= leaves_by_path(results[0])
             new_state |= leaves_by_path(results[1])
             gate = _gate(results[1])
@@ -80,44 +86,64 @@ def split(zigs: ZIGs, least_entries: int) -> tuple[ZIGs, ...]:
 
     Args:
       zigs: the groups.
-      least_entries: of a part, save the last.
+      least_entries: of the parameters of a part, save the last.
 
     Returns:
-      ZIGs that differ from the given ones in their spaces, which keep their order.
+      ZIGs that differ from the given ones in their spaces only; these keep the numbers of their
+      groups.
     """
+    sizes = {leaf.path: leaf.size for leaf in zigs.parameters}
     parts: list[tuple[Space, ...]] = []
     spaces: list[Space] = []
-    for together in _sharing_parameters(zigs):
+    entries = 0
+    for together, paths in _sharing_parameters(zigs):
         spaces += together
-        if sum(space.size * zigs.entries_per_group(space) for space in spaces) >= least_entries:
+        entries += sum(sizes[path] for path in paths)
+        if entries >= least_entries:
             parts.append(tuple(spaces))
-            spaces = []
+            spaces, entries = [], 0
     if spaces:
         parts.append(tuple(spaces))
     return tuple(dataclasses.replace(zigs, spaces=part) for part in parts)
 
 
-def _sharing_parameters(zigs: ZIGs) -> list[list[Space]]:
-    """The spaces, those together that hold entries of the same parameters."""
-    found: list[tuple[set[Path], list[Space]]] = []
+def _sharing_parameters(zigs: ZIGs) -> list[tuple[list[Space], list[Path]]]:
+    """The spaces, those together that hold entries of the same parameters, and these."""
+    found: dict[Path, tuple[list[Space], list[Path]]] = {}
     for space in zigs.spaces:
-        paths = {member.path for member in space.members}
-        joined = [one for one in found if one[0] & paths]
-        merged = (
-            paths.union(*(one[0] for one in joined)),
-            [s for one in joined for s in one[1]] + [space],
-        )
-        found = [one for one in found if one not in joined] + [merged]
-    return [spaces for _, spaces in found]
+        own = [member.path for member in space.members]
+        joined = {id(found[path]): found[path] for path in own if path in found}
+        spaces = [other for spaces, _ in joined.values() for other in spaces]
+        paths = dict.fromkeys([*(path for _, paths in joined.values() for path in paths), *own])
+        found |= dict.fromkeys(paths, ([*spaces, space], list(paths)))
+    return list({id(one): one for one in found.values()}.values())
 
 
-def _is_traced(tree: Any) -> bool:
-    """Whether XLA will order the steps; without `jax.jit` they are taken as they come."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+def _can_be_split(given: Mapping[Path, Any], directions: Mapping[Path, Any]) -> bool:
+    """Whether parts can be updated by themselves, in an order that XLA is told.
+
+    Not without `jax.jit`, where steps are taken as they come. Not under `jax.shard_map`: where
+    one part varies over devices, the next would. Nor where the trees differ, or a parameter's
+    path leads through another: the whole has the errors for that, or copes.
+
+    Args:
+      given: the parameters by their paths.
+      directions: the updates, likewise.
+    """
+    return (
+        any(isinstance(leaf, jax.core.Tracer) for leaf in directions.values())
+        and not jax.sharding.get_abstract_mesh().manual_axes
+        and given.keys() == directions.keys()
+        and not any(path[:i] in given for path in given for i in range(len(path)))
+    )
 
 
 def _gate(state: Any) -> jax.Array:
-    """The number 1, known on a CPU as soon as the projection has decided and not before."""
+    """The number 1, known on a CPU as soon as the projection has decided and not before.
+
+    `jax.lax.optimization_barrier` would say it better, but XLA's CPU backend drops it before it
+    orders the steps.
+    """
     zero = [x for one in projection_states(state) for x in one.zero.values()]
     count = functools.reduce(jnp.add, [jnp.sum(x, dtype=jnp.int32) for x in zero])
     return jax.lax.platform_dependent(
@@ -131,6 +157,11 @@ def _wait(x: jax.Array, gate: jax.Array | None) -> jax.Array:
     if gate is None or np.size(x) < LEAST_ENTRIES_TO_WAIT:
         return x
     return x * gate.astype(x.dtype)
+
+
+def _at(paths: Iterable[Path], leaves: Mapping[Path, Any]) -> Any:
+    """The leaves at some paths, as nested dictionaries."""
+    return unflatten_dict({path: leaves[path] for path in paths})
 
 
 def _like(tree: Any, leaves: Mapping[Path, Any]) -> Any:

@@ -272,7 +272,8 @@ def project_half_space(
             if clears:
                 parts += spread_over_dependents(zigs, keep, path, param.shape, 1.0)
             update = update.astype(param.dtype)
-            if rule.counts and path in zigs.members_by_path:
+            spaces = [space.name for space, _ in zigs.members_by_path.get(path, ())]
+            if any(map(rule.counts, spaces)):
                 update = _short_of_zero(update, param)
             return jnp.where(_any_zero(parts), -param, update) if parts else update
 

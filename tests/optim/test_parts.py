@@ -1,5 +1,7 @@
 """Part after part: nothing may change but the order in which a CPU works."""
 
+import typing
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,13 +61,86 @@ def test_part_after_part_is_the_same_training(name, settings, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_as_large")
-def test_each_part_waits_for_the_one_before():
+def test_each_part_waits_for_the_one_before_on_a_cpu():
     params, zigs = TREES["conv"]()
     tx = oto_jax.hspg(0.1, zigs)
     program = jax.jit(tx.update).trace(params, tx.init(params), params)
     on_cpu, on_gpu = (program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda"))
-    assert "0x7FC00000" in on_cpu  # The NaN of the branch that is never taken.
+    assert "0x7FC00000" in on_cpu  # The NaN of the factor that is always 1.
     assert "0x7FC00000" not in on_gpu
+    if jax.default_backend() == "cpu":
+        assert (
+            "constant(nan)" in program.lower().compile().as_text()
+        )  # XLA has not seen through it.
+
+
+@pytest.mark.usefixtures("small_as_large")
+def test_updates_that_vary_over_devices_stay_whole():
+    params, zigs = TREES["dense"]()
+    tx = oto_jax.hspg(0.1, zigs, momentum=0.9)
+    replicas = jax.tree.map(lambda x: x[None], (params, tx.init(params), params))
+    of_one = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    spec = jax.P("replica")
+    update = jax.shard_map(
+        lambda *a: jax.tree.map(lambda x: x[None], tx.update(*map(of_one, a))),
+        mesh=jax.sharding.Mesh(jax.devices()[:1], ("replica",)),
+        in_specs=spec,
+        out_specs=spec,
+    )
+    expected = jax.jit(tx.update)(params, tx.init(params), params)
+    for a, b in zip(
+        jax.tree.leaves(of_one(jax.jit(update)(*replicas))), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small_as_large")
+def test_spaces_are_not_mistaken_for_patterns():
+    params = {"a": jnp.ones((2, 4)), "b": jnp.ones((3, 5))}
+    zigs = handmade_zigs(params, {"w?": [("a", 1)], "wb": [("b", 1)]})
+    tx = oto_jax.hspg(0.1, zigs, lmbda=0.0, epsilon={"wb": 0.95})
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)  # Everything becomes 0.9.
+    assert jax.tree.map(lambda u: bool((1 + u == 0).all()), updates) == {"a": False, "b": True}
+
+
+@pytest.mark.usefixtures("small_as_large")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_cap_on_one_space_leaves_the_others_alone(compiled):
+    """In half precision, a step that ends close to zero is rounded to zero where no one counts."""
+    params = {name: jnp.full((2, 4), 1.0, jnp.bfloat16) for name in "ab"}
+    gradient = jax.tree.map(lambda x: x * 0.9999, params)
+    zigs = handmade_zigs(params, {name: [(name, 1)] for name in "ab"})
+    tx = oto_jax.hspg(1.0, zigs, lmbda=0.0, upper_group_sparsity={"a": 0.5})
+    update = jax.jit(tx.update) if compiled else tx.update
+    updates, _ = update(gradient, tx.init(params), params)
+    alive = jax.tree.map(lambda x, u: int(jnp.count_nonzero(x + u)), params, updates)
+    assert alive == {"a": 8, "b": 0}
+
+
+class Layer(typing.NamedTuple):
+    """The path of ``value`` is that of the layer, for boxes have such a field too."""
+
+    value: jax.Array
+    scale: jax.Array
+
+
+@pytest.mark.usefixtures("small_as_large")
+def test_a_path_may_lead_through_another():
+    params = {"a": Layer(jnp.ones((2, 4)), jnp.ones(4)), "b": jnp.ones((3, 5))}
+    zigs = handmade_zigs(params, {"a": [("a", 1), ("a/scale", 0)], "b": [("b", 1)]})
+    tx = oto_jax.hspg(0.1, zigs)
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_a_state_of_other_settings_is_taken_as_without_jit(monkeypatch):
+    params, zigs = TREES["dense"]()
+    monkeypatch.setattr(parts, "LEAST_ENTRIES", 1)
+    state = oto_jax.hspg(0.1, zigs).init(params)
+    tx = oto_jax.hspg(0.1, zigs, upper_group_sparsity=0.5)
+    eager, compiled = tx.update(params, state, params), jax.jit(tx.update)(params, state, params)
+    for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(eager), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("small_as_large")
@@ -81,7 +156,7 @@ def test_what_is_outside_of_every_part_is_trained_as_well():
 @pytest.mark.usefixtures("small_as_large")
 def test_errors_are_those_of_the_whole():
     params, zigs = TREES["dense"]()
-    tx = oto_jax.hspg(0.1, zigs, momentum=0.9)
+    tx = oto_jax.hspg(0.1, zigs)
     update, state = jax.jit(tx.update), tx.init(params)
     with pytest.raises(ValueError, match="not passing `params`"):
         update(params, state)
@@ -123,6 +198,10 @@ def spaces(draw):
     return random_like(params, 0), handmade_zigs(params, members)
 
 
+def zigs_size(zigs, path):
+    return next(leaf.size for leaf in zigs.parameters if leaf.path == path)
+
+
 @given(spaces(), st.integers(1, 200))
 def test_parts_hold_every_space_once_and_share_no_parameter(tree, least):
     _, zigs = tree
@@ -132,5 +211,6 @@ def test_parts_hold_every_space_once_and_share_no_parameter(tree, least):
     )
     paths = [set(part.members_by_path) for part in found]
     assert sum(map(len, paths)) == len(set.union(*paths))
-    sizes = [sum(s.size * zigs.entries_per_group(s) for s in part.spaces) for part in found]
+    sizes = [sum(zigs_size(zigs, path) for path in of_part) for of_part in paths]
     assert all(size >= least for size in sizes[:-1])
+    assert parts.split(zigs, least) == found
