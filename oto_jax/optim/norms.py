@@ -37,7 +37,7 @@ GroupVectors = dict[str, jax.Array]
 """For each space, by name, one number per group: arrays of shape ``(space.size,)``."""
 SLABS = 8
 """On CPUs, into how many slabs the rows of a large array are cut to be summed, at most."""
-LEAST_ENTRIES_IN_SLABS = 2**17
+LEAST_ENTRIES_IN_SLABS = 2**16
 """From how many entries on an array is large."""
 
 
