@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import unflatten_dict
 
 from oto_jax.optim.norms import from_root
 from oto_jax.optim.zeros import projection_states
@@ -161,7 +160,13 @@ def _wait(x: jax.Array, gate: jax.Array | None) -> jax.Array:
 
 def _at(paths: Iterable[Path], leaves: Mapping[Path, Any]) -> Any:
     """The leaves at some paths, as nested dictionaries."""
-    return unflatten_dict({path: leaves[path] for path in paths})
+    tree: dict[str, Any] = {}
+    for path in paths:
+        *outer, last = path
+        functools.reduce(lambda node, key: node.setdefault(key, {}), outer, tree)[last] = leaves[
+            path
+        ]
+    return tree
 
 
 def _like(tree: Any, leaves: Mapping[Path, Any]) -> Any:
