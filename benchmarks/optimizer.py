@@ -14,8 +14,8 @@ The floor is counted in passes over the parameters' memory: SGD with momentum ha
 and write x and m, 5; so has HSPG, if what it reads again (x for the norms, x and m for the inner
 products and the step) is in the cache still, else 8; AdamW 7. Beside it stand the passes that the
 compiled update makes, by XLA's own count of bytes, which knows of no cache. It writes
-``results/optimizer.json``, and fails where a figure is over its bound. Expected: ten minutes on two
-cores.
+``results/optimizer.json``, and fails where a figure is over its bound. Expected: four minutes on
+two cores.
 """
 
 from __future__ import annotations

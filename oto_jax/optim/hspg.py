@@ -110,9 +110,9 @@ def hspg(
             project_half_space(
                 part,
                 learning_rate=learning_rate,
-                epsilon=_of(part, epsilons),
+                epsilon=_for_part(part, epsilons),
                 start_step=start_step,
-                upper_group_sparsity=_of(part, uppers),
+                upper_group_sparsity=_for_part(part, uppers),
                 target_group_sparsity=target_group_sparsity,
                 target_steps=target_steps,
                 zero_dependents=zero_dependents,
@@ -124,7 +124,7 @@ def hspg(
     return make(zigs) if zero_dependents else in_parts(make, zigs)
 
 
-def _of(part: ZIGs, values: Mapping[str, T]) -> dict[str, T]:
+def _for_part(part: ZIGs, values: Mapping[str, T]) -> dict[str, T]:
     """The values of a part's spaces, by names that are not read as patterns."""
     return {glob.escape(space.name): values[space.name] for space in part.spaces}
 

@@ -60,15 +60,15 @@ def in_parts(
         paths: list[list[Path]] = [[] for _ in parts]
         for path in directions:  # What is in no group goes with the first part.
             paths[owners.get(from_root(zigs, path), 0)].append(path)
-        states = [
+        expected = [
             jax.eval_shape(tx.init, _at(mine, given))
             for tx, mine in zip(transformations, paths, strict=True)
         ]
-        if not all(leaves_by_path(one).keys() <= held.keys() for one in states):
+        if not all(leaves_by_path(one).keys() <= held.keys() for one in expected):
             return whole.update(updates, state, params, **extra_args)  # Made with other settings.
 
         new_updates, new_state, gate = dict(directions), dict(held), None
-        for tx, mine, shapes in zip(transformations, paths, states, strict=True):
+        for tx, mine, shapes in zip(transformations, paths, expected, strict=True):
             part_params = _at(mine, {path: _wait(given[path], gate) for path in mine})
             part_state = _like(shapes, held)
             results = tx.update(_at(mine, directions), part_state, part_params, **extra_args)
@@ -162,10 +162,10 @@ def _at(paths: Iterable[Path], leaves: Mapping[Path, Any]) -> Any:
     """The leaves at some paths, as nested dictionaries."""
     tree: dict[str, Any] = {}
     for path in paths:
-        *outer, last = path
-        functools.reduce(lambda node, key: node.setdefault(key, {}), outer, tree)[last] = leaves[
-            path
-        ]
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaves[path]
     return tree
 
 
